@@ -1,0 +1,175 @@
+"""Kind `evaluator`: a table of measurements with intervals, and figures and feature cards that go with it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from torch import Tensor
+
+from .artifact import Artifact
+from .base import C, Configured
+from .reporter import Progress, Silent
+
+if TYPE_CHECKING:
+    from ..registry import Registry
+    from ..runtime.activations import Activations
+    from ..runtime.basis import Basis
+    from .model import ModelAdapter
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number with its interval, its n and the condition it was taken under.
+
+    Args:
+        name: what was measured (`fvu`, `l0`, `ce_recovered`).
+        value: the number.
+        low, high: 95 % interval; None where the number is exact (a count over everything).
+        n: how many units (tokens, rows, latents) it rests on.
+        condition: `global`, or a control: `untrained`, `mean`, `per-site`, `zero`, `original` ...
+        site: the site it belongs to, or None.
+        unit: `nats`, `latents`, `share`; empty for plain ratios.
+    """
+
+    name: str
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    condition: str = ""
+    site: str | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as data: reporters draw it.
+
+    Args:
+        kind: `line`, `bar`, `heatmap` or `histogram`.
+        title: one line.
+        caption: what is seen and how to read it, for a reader who did not make it.
+        x: labels or numbers along x.
+        y: for a heatmap the row labels; otherwise unused.
+        series: name -> values ([len(x)]), or for a heatmap one entry with rows of values.
+        x_label, y_label: axis titles with units.
+    """
+
+    kind: Literal["line", "bar", "heatmap", "histogram"]
+    title: str
+    caption: str
+    series: Mapping[str, Sequence[Any]]
+    x: Sequence[Any] = ()
+    y: Sequence[Any] = ()
+    x_label: str = ""
+    y_label: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A stretch of text around a token where a latent is active: token strings, activation of each, and which is the peak."""
+
+    tokens: Sequence[str]
+    values: Sequence[float]
+    peak: int
+    site: str
+    sequence: int = -1
+    special: Sequence[bool] = ()
+
+
+@dataclass(frozen=True)
+class FeatureCard:
+    """What a person sees of one latent.
+
+    Args:
+        latent: index.
+        rate: share of rows where it is active.
+        peak: largest activation seen.
+        sites: site -> share of the latent's total activation there.
+        contexts: top-activating contexts, highest first.
+        promoted, suppressed: tokens with the largest and smallest logit through the unembedding, with the value.
+        histogram: (edges, counts) of its positive activations.
+        notes: further numbers (effective layers, cosine to nearest latent).
+    """
+
+    latent: int
+    rate: float
+    peak: float
+    sites: Mapping[str, float]
+    contexts: Sequence[Context]
+    promoted: Sequence[tuple[str, float]] = ()
+    suppressed: Sequence[tuple[str, float]] = ()
+    histogram: tuple[Sequence[float], Sequence[int]] = ((), ())
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings(Artifact):
+    """What evaluators found: measurements, figures, feature cards, warnings in words, and tensors for further use."""
+
+    type: ClassVar[str] = "findings"
+    measurements: Sequence[Measurement] = ()
+    figures: Sequence[Figure] = ()
+    features: Sequence[FeatureCard] = ()
+    notes: Sequence[str] = ()
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __add__(self, other: Findings) -> Findings:
+        """Both together."""
+        return Findings([*self.measurements, *other.measurements], [*self.figures, *other.figures],
+                        [*self.features, *other.features], [*self.notes, *other.notes], {**self.values, **other.values})
+
+    def get(self, name: str, *, condition: str = "", site: str | None = None) -> Measurement:
+        """The measurement of that name, condition and site; KeyError if there is none."""
+        for m in self.measurements:
+            if (m.name, m.condition, m.site) == (name, condition, site):
+                return m
+        raise KeyError(f"no measurement '{name}' under condition '{condition}' at site {site}")
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The values."""
+        return self.values
+
+    def facts(self) -> Mapping[str, Any]:
+        """Everything but the tensors."""
+        return {"measurements": [asdict(m) for m in self.measurements], "figures": [asdict(f) for f in self.figures],
+                "features": [asdict(f) for f in self.features], "notes": list(self.notes)}
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], registry: Registry) -> Self:
+        """Inverse of `tensors` and `facts`."""
+        cards = [FeatureCard(**{**f, "contexts": [Context(**c) for c in f["contexts"]]}) for f in facts["features"]]
+        return cls([Measurement(**m) for m in facts["measurements"]], [Figure(**f) for f in facts["figures"]], cards,
+                   facts["notes"], dict(tensors))
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """What an evaluator may look at.
+
+    Args:
+        model: the model.
+        basis: the basis under test.
+        activations: harvested activations, with a held-out part.
+        subject: what is evaluated besides the basis (a circuit, an edit plan), if anything.
+        seed: of the pipeline.
+        progress: where to report.
+    """
+
+    model: ModelAdapter
+    basis: Basis
+    activations: Activations
+    subject: Artifact | None = None
+    seed: int = 0
+    progress: Progress = Silent()
+
+
+class Evaluator(Configured[C]):
+    """Measures. Every number stands beside its controls and carries n and an interval."""
+
+    @abstractmethod
+    def evaluate(self, inputs: EvaluationInputs) -> Findings:
+        """Measurements, figures, cards."""
