@@ -17,7 +17,7 @@ class Artifact(ABC):
     """Something a step makes and another step, or a person, uses. Saved with `rb.save`, loaded with `rb.load`.
 
     An artifact whose tensors fit in memory implements `tensors`, `facts` and `load`. One that is written in shards while it
-    is made (activations) also overrides `attach`, and its files are hashed where they lie.
+    is made (activations) also overrides `files` and `attach`.
     """
 
     type: ClassVar[str]
@@ -34,6 +34,10 @@ class Artifact(ABC):
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
         """Everything else, as JSON values."""
+
+    def files(self) -> Mapping[str, Path]:
+        """Files that already lie on disk and belong to the artifact: relative name -> where it lies now."""
+        return {}
 
     @classmethod
     @abstractmethod

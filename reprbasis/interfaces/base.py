@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ..component import ComponentConfig
 
@@ -13,7 +13,7 @@ C = TypeVar("C", bound=ComponentConfig)
 class Configured(ABC, Generic[C]):
     """A component built from its validated config. The registry sets `full_name` (`distribution/name`) on creation."""
 
-    full_name: ClassVar[str] = ""
+    full_name: str = ""
 
     def __init__(self, config: C) -> None:
         self.config = config

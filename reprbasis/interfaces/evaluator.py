@@ -154,7 +154,6 @@ class EvaluationInputs:
         model: the model.
         basis: the basis under test.
         activations: harvested activations, with a held-out part.
-        subject: what is evaluated besides the basis (a circuit, an edit plan), if anything.
         seed: of the pipeline.
         progress: where to report.
     """
@@ -162,7 +161,6 @@ class EvaluationInputs:
     model: ModelAdapter
     basis: Basis
     activations: Activations
-    subject: Artifact | None = None
     seed: int = 0
     progress: Progress = Silent()
 

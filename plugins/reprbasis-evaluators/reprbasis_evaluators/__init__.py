@@ -1,0 +1,1 @@
+"""Evaluators: reconstruction with controls, atlas of features."""

@@ -1,0 +1,240 @@
+"""Where every latent lives over depth, and what it responds to.
+
+Shapes: S sites, K latents, N tokens of a block, D width, V vocabulary.
+
+Sharing over depth follows Lawson et al. 2025 (multi-layer SAEs): with A[l, k] the total activation of latent k at layer l and
+p_k(l) = A[l, k] / sum_l A[l, k], the layer variance is sum_l (l - mu)^2 p_k(l): 0 for a latent of one layer, (L^2 - 1) / 12 for one
+spread evenly over L. Effective layers: exp of the entropy of p_k. Reuse rate: share of alive latents whose firing rate exceeds
+1e-4 at two sites or more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from reprbasis.interfaces.evaluator import (
+    Context,
+    EvaluationInputs,
+    Evaluator,
+    FeatureCard,
+    Figure,
+    Findings,
+    Measurement,
+)
+from reprbasis.interfaces.reporter import Progress, Silent
+from reprbasis.runtime.activations import Activations
+from reprbasis.runtime.basis import Basis
+from torch import Tensor
+
+from .config import AtlasConfig
+from .controls import untrained
+
+CANDIDATES = 48
+"""Top tokens kept per latent, from which distinct contexts are chosen."""
+
+
+@dataclass(frozen=True)
+class Census:
+    """What the latents did on a set of tokens.
+
+    Args:
+        tokens: N read at each site.
+        total: [S, K] sum of activations; count: [S, K] how often active.
+        top: [C, K] largest activations over tokens (the largest over sites for each token); token: [C, K] row of the token
+            table; site: [C, K] where.
+        histogram: [K, len(EDGES) + 1] counts of positive activations.
+    """
+
+    tokens: int
+    total: Tensor
+    count: Tensor
+    top: Tensor
+    token: Tensor
+    site: Tensor
+    histogram: Tensor
+
+
+EDGES = torch.tensor([2.0**e for e in torch.arange(-4, 9, 0.5).tolist()])
+
+
+def census(basis: Basis, activations: Activations, most: int, *, block: int = 512, progress: Progress | None = None) -> Census:
+    """Encode up to `most` training tokens at every site of the basis, in one pass.
+
+    Cost: most * S * 2 * D * K FLOPs; memory: block * K * 12 bytes and S * K * 8.
+    """
+    s, k = len(basis.sites), basis.d_dict
+    total, count = torch.zeros(s, k, dtype=torch.float64), torch.zeros(s, k, dtype=torch.long)
+    top, token, where = torch.zeros(CANDIDATES, k), torch.zeros(CANDIDATES, k, dtype=torch.long), torch.zeros(CANDIDATES, k, dtype=torch.long)
+    histogram = torch.zeros(k * (len(EDGES) + 1), dtype=torch.long)
+    base = seen = 0
+    with (progress or Silent()).task("atlas", total=min(most, activations.tokens), unit="tokens") as task:
+        for shard, size in enumerate(activations.shards):
+            for start in range(0, min(size, most - seen), block):
+                stop = min(start + block, size)
+                best, best_site = torch.zeros(stop - start, k), torch.zeros(stop - start, k, dtype=torch.long)
+                for i, site in enumerate(basis.sites):
+                    z = basis.encode(site, activations.read(site, shard, slice(start, stop)))
+                    total[i] += z.sum(0)
+                    rows, latents = z.nonzero(as_tuple=True)
+                    count[i] += torch.bincount(latents, minlength=k)
+                    bins = torch.bucketize(z[rows, latents], EDGES)
+                    histogram += torch.bincount(latents * (len(EDGES) + 1) + bins, minlength=len(histogram))
+                    larger = z > best
+                    best_site[larger] = i
+                    torch.maximum(best, z, out=best)
+                rank = torch.topk(torch.cat([top, best]), CANDIDATES, dim=0)
+                ids = torch.arange(base + start, base + stop)[:, None].expand(-1, k)
+                token = torch.cat([token, ids]).gather(0, rank.indices)
+                where = torch.cat([where, best_site]).gather(0, rank.indices)
+                top = rank.values
+                task.update(seen + stop)
+            base += size
+            seen += size
+            if seen >= most:
+                break
+    return Census(min(seen, activations.tokens), total, count, top, token, where, histogram.view(k, -1))
+
+
+class Atlas(Evaluator[AtlasConfig]):
+    """Feature cards and the sharing of latents over depth."""
+
+    def evaluate(self, inputs: EvaluationInputs) -> Findings:
+        """Cards for a random sample of the alive latents; sharing measured over all of them."""
+        found = census(inputs.basis, inputs.activations, self.config.tokens, progress=inputs.progress)
+        control = census(untrained(inputs), inputs.activations, self.config.control_tokens)
+        measurements: list[Measurement] = []
+        figures: list[Figure] = []
+        for condition, one in (("global", found), ("untrained", control)):
+            rows, drawn = self.sharing(inputs.basis, one, condition)
+            measurements += rows
+            figures += drawn if condition == "global" else []
+        alive = torch.nonzero(found.count.sum(0) > 0).flatten()
+        order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(inputs.seed))[:self.config.features]
+        cards = self.cards(inputs, found, sorted(alive[order].tolist()))
+        notes = [f"Features were read on {found.tokens} training tokens at {len(inputs.basis.sites)} sites; {len(cards)} of the "
+                 f"{len(alive)} alive latents are shown, drawn at random."]
+        values = {"latent_total": found.total.float(), "latent_count": found.count}
+        return Findings(measurements, figures, cards, notes, values)
+
+    def sharing(self, basis: Basis, found: Census, condition: str) -> tuple[list[Measurement], list[Figure]]:
+        """Layer variance, effective layers, reuse."""
+        k, rate = basis.d_dict, found.count.double() / found.tokens
+        alive = found.count.sum(0) > 0
+        out = [Measurement("alive_share", float(alive.double().mean()), k, condition=condition, unit="share")]
+        reused = ((rate > 1e-4).sum(0) >= 2)[alive].double()
+        out.append(_mean("reuse_rate", reused, condition, "share"))
+        stream = [i for i, s in enumerate(basis.sites) if s.name == self.config.stream]
+        layers = torch.tensor([float(basis.sites[i].layer or 0) for i in stream], dtype=torch.float64)
+        figures: list[Figure] = []
+        if len(stream) >= 2:
+            total = found.total[stream]
+            p = (total / total.sum(0).clamp_min(1e-12))[:, total.sum(0) > 0]
+            mu = (layers[:, None] * p).sum(0)
+            variance = ((layers[:, None] - mu).square() * p).sum(0)
+            effective = torch.exp(-(p * p.clamp_min(1e-12).log()).sum(0))
+            out += [_mean("layer_variance", variance, condition), _mean("effective_layers", effective, condition, "layers")]
+            names = [str(basis.sites[i]) for i in stream]
+            order = torch.argsort(mu)
+            shown = order[torch.linspace(0, len(order) - 1, min(200, len(order))).long()]
+            kept = torch.nonzero(total.sum(0) > 0).flatten()
+            figures += [
+                Figure("heatmap", f"Latents over depth ({self.config.stream})",
+                       f"Each row is a latent (200 of {len(order)}, sorted by mean layer), each column a layer; the colour is the share "
+                       "of the latent's total activation that falls on that layer. A diagonal of single cells would mean one "
+                       "dictionary per layer; wide bands mean that layers share latents.",
+                       {"share": [[round(v, 4) for v in p[:, i].tolist()] for i in shown]}, names,
+                       [int(kept[i]) for i in shown], "layer", "latent"),
+                _histogram("Effective layers per latent", f"exp(entropy) of each latent's activation over the {len(stream)} layers: 1 is "
+                           f"a latent of one layer, {len(stream)} one spread evenly over all.", effective, "effective layers"),
+                _histogram("Layer variance per latent", "Variance of the layer at which a latent is active: 0 for a latent of one layer, "
+                           f"{(len(stream)**2 - 1) / 12:.1f} for one spread evenly over all {len(stream)}.", variance, "layer variance"),
+            ]
+        sites_used = (rate > 1e-4).sum(0)[alive].double()
+        figures.append(_histogram("Sites where a latent is used", "Number of sites at which an alive latent fires on more than one in "
+                                  "10,000 tokens.", sites_used, "sites"))
+        return out, figures
+
+    def cards(self, inputs: EvaluationInputs, found: Census, latents: Sequence[int]) -> list[FeatureCard]:
+        """What a person sees of each latent."""
+        basis, out = inputs.basis, []
+        contexts = self.contexts(inputs, found, latents)
+        rows = basis.dictionary.directions()
+        assert rows is not None  # the component requires an affine decoder
+        way_out = inputs.model.unembedding()
+        weight = way_out.weight.float() * way_out.gain.float()
+        # reading a direction at the last stream site: divide by that site's scale, which changes no ranking, so leave it out
+        logits = rows[list(latents)] @ (weight - weight.mean(0)).T
+        best, worst = logits.topk(self.config.promoted, dim=1), logits.topk(self.config.promoted, dim=1, largest=False)
+        decode = inputs.model.tokenizer.decode
+        effective = _effective(found.total)
+        for row, k in enumerate(latents):
+            share = found.total[:, k] / found.total[:, k].sum().clamp_min(1e-12)
+            bins = found.histogram[k]
+            used = torch.nonzero(bins).flatten()
+            low, high = int(used.min()), int(used.max())
+            edges = [0.0, *EDGES.tolist(), float("inf")][low:high + 2]
+            edges[-1] = min(edges[-1], max(float(found.top[0, k]), edges[-2]))
+            out.append(FeatureCard(
+                latent=int(k), rate=float(found.count[:, k].sum()) / (found.tokens * len(basis.sites)), peak=float(found.top[0, k]),
+                sites={str(s): round(float(share[i]), 5) for i, s in enumerate(basis.sites) if share[i] > 5e-4},
+                contexts=contexts[k],
+                promoted=[(decode([int(i)]), float(v)) for v, i in zip(best.values[row], best.indices[row], strict=True)],
+                suppressed=[(decode([int(i)]), float(v)) for v, i in zip(worst.values[row], worst.indices[row], strict=True)],
+                histogram=(edges, bins[low:high + 1].tolist()),
+                notes={"effective_sites": float(effective[k])}))
+        return out
+
+    def contexts(self, inputs: EvaluationInputs, found: Census, latents: Sequence[int]) -> dict[int, list[Context]]:
+        """Top contexts of each latent, no two with the same tokens up to the peak and at most two of one sequence."""
+        activations, basis, table = inputs.activations, inputs.basis, inputs.activations.table
+        decode = inputs.model.tokenizer.decode
+        special = table.flags.get("special")
+        starts = torch.tensor([0, *torch.tensor(activations.shards).cumsum(0).tolist()])
+        bounds = {seq: span for seq, span in table.spans()}
+        out: dict[int, list[Context]] = {}
+        with inputs.progress.task("contexts", total=len(latents), unit="features") as task:
+            for done, k in enumerate(latents):
+                chosen: list[Context] = []
+                seen: set[tuple[int, ...]] = set()
+                per_sequence: dict[int, int] = {}
+                for c in range(CANDIDATES):
+                    if len(chosen) == self.config.contexts or found.top[c, k] <= 0:
+                        break
+                    at, site = int(found.token[c, k]), basis.sites[int(found.site[c, k])]
+                    sequence = int(table.sequences[at])
+                    span = bounds[sequence]
+                    low, high = max(at - self.config.window, span.start), min(at + self.config.window + 1, span.stop)
+                    heard = tuple(table.ids[max(at - 5, span.start):at + 1].tolist())
+                    if heard in seen or per_sequence.get(sequence, 0) >= 2:
+                        continue
+                    seen.add(heard)
+                    per_sequence[sequence] = per_sequence.get(sequence, 0) + 1
+                    shard = int(torch.searchsorted(starts, at, right=True)) - 1
+                    x = activations.read(site, shard, slice(low - int(starts[shard]), high - int(starts[shard])))
+                    z = basis.encode(site, x)[:, k]
+                    chosen.append(Context(
+                        [decode([int(i)]) for i in table.ids[low:high]], [round(float(v), 3) for v in z], at - low, str(site), sequence,
+                        [] if special is None else special[low:high].tolist()))
+                out[int(k)] = chosen
+                task.update(done + 1)
+        return out
+
+
+def _effective(total: Tensor) -> Tensor:
+    p = total / total.sum(0).clamp_min(1e-12)
+    return torch.exp(-(p * p.clamp_min(1e-12).log()).sum(0))
+
+
+def _mean(name: str, values: Tensor, condition: str, unit: str = "") -> Measurement:
+    """Mean over latents with the normal 95 % interval."""
+    half = 1.96 * float(values.std()) / max(len(values), 1) ** 0.5 if len(values) > 1 else 0.0
+    middle = float(values.mean()) if len(values) else 0.0
+    return Measurement(name, middle, len(values), middle - half, middle + half, condition, unit=unit)
+
+
+def _histogram(title: str, caption: str, values: Tensor, label: str) -> Figure:
+    counts, edges = torch.histogram(values.float(), bins=30)
+    return Figure("histogram", title, caption, {"latents": counts.int().tolist()}, [round(e, 3) for e in edges.tolist()], (),
+                  label, "latents")
+
+

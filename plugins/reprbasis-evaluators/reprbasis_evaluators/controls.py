@@ -1,0 +1,19 @@
+"""Controls that several measurements share."""
+
+from typing import Any
+
+import torch
+from reprbasis.interfaces.evaluator import EvaluationInputs
+from reprbasis.runtime.basis import Basis
+from reprbasis.runtime.fit import Preparation, RowSource, activation_stats
+
+
+def untrained(inputs: EvaluationInputs) -> Basis:
+    """The basis before any training: same sites, normaliser, learner, width and seed."""
+    basis = inputs.basis
+    training: dict[str, Any] = basis.details["training"]
+    source = RowSource(inputs.activations, basis.sites, seed=training["seed"])
+    stats = activation_stats(source, Preparation(inputs.activations, basis.normaliser, training["norm_cap"]),
+                             seed=training["seed"])
+    dictionary = basis.learner.start(stats, torch.Generator().manual_seed(training["seed"]))
+    return basis.with_dictionary(basis.learner.finish(dictionary, stats))

@@ -1,0 +1,230 @@
+"""How much of every site a basis explains, and what the model loses when it sees only that.
+
+Shapes: B batch, T tokens, P predicted positions, N real tokens, D width, K latents.
+
+A site is replaced by its reconstruction at all its tokens, the rest of the model runs on. Reported per site and condition:
+
+    l0            mean number of non-zero codes
+    fvu           sum |x - x'|^2 / sum |x - mean|^2, mean over the training tokens; ev = 1 - fvu. Position 0 (the attention sink,
+                  whose norm is up to a hundred times the median) is left out; `fvu_first` is the same for position 0 alone
+    alive         latents that fire on at least one of these tokens
+    ce_increase   cross-entropy of the next token minus that of the unchanged model, nats
+    kl            KL(unchanged || replaced), nats
+    ce_recovered  1 - ce_increase / ce_increase under mean ablation of that site
+
+Conditions: `global` (the basis); `mean` (every token replaced by the site's mean); `untrained` (the dictionary before training);
+`random` (random directions, the same L0, the best scalar gain: reconstruction only); `per-site` (a dictionary of its own).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from reprbasis.errors import ReprBasisError
+from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
+from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace, Start
+from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.intervals import Estimate, mean, ratio
+from reprbasis.kits.tokenwise import cross_entropy, kl_divergence, predicts
+from reprbasis.runtime.basis import Basis
+from reprbasis.runtime.fit import fit
+from reprbasis.sites import Site
+from torch import Tensor
+
+from .config import ReconstructionConfig
+from .controls import untrained
+
+
+class Reconstruction(Evaluator[ReconstructionConfig]):
+    """Reconstruction per site with its controls."""
+
+    def evaluate(self, inputs: EvaluationInputs) -> Findings:
+        """Measurements per site, and for all sites of `together` at once."""
+        run = _Run(self.config, inputs)
+        sites = [s for s in inputs.model.info.select(self.config.sites) if s in inputs.basis.sites]
+        bases = {"global": inputs.basis}
+        if self.config.untrained:
+            bases["untrained"] = untrained(inputs)
+        own = run.per_site(self.config.per_site) if self.config.per_site else {}
+        with inputs.progress.task("evaluate sites", total=len(sites), unit="sites") as task:
+            for done, site in enumerate(sites):
+                run.mean_ablation(site)
+                for condition, basis in bases.items():
+                    run.measure(site, basis, condition)
+                run.random(site)
+                if site in own:
+                    run.measure(site, own[site], "per-site")
+                task.update(done + 1)
+        together = [s for s in inputs.model.info.select(self.config.together) if s in inputs.basis.sites]
+        run.together(together, bases, f"all {self.config.together}")
+        notes = [f"Held-out text: {run.tokens} tokens of {run.groups} dialogues, {run.positions} predicted positions. Intervals: "
+                 f"95 % bootstrap over dialogues. Cross-entropy of the unchanged model: {run.original:.3f} nats."]
+        notes += _density(inputs.basis, run.rows)
+        return Findings(run.rows, _figures(run.rows, sites), [], notes)
+
+
+class _Run:
+    def __init__(self, config: ReconstructionConfig, inputs: EvaluationInputs) -> None:
+        self.config, self.inputs = config, inputs
+        self.model: ModelAdapter[Any] = inputs.model
+        sequences = inputs.activations.sequences("held-out", config.tokens)
+        longest = max(map(len, sequences))
+        self.batches = [b.to(self.model.device) for b in TokenBatch.pack(
+            sequences, length=max(longest, 256), rows=4, pad_id=self.model.pad_id)]
+        self.clean: list[ForwardResult] = [self.model.forward(b, capture=self.model.info.sites) for b in self.batches]
+        self.losses = [cross_entropy(_logits(c), c.batch) for c in self.clean]
+        self.group = torch.cat([b.sequences[predicts(b)] for b in self.batches])
+        self.owner = torch.cat([b.sequences[b.mask] for b in self.batches])
+        self.first = torch.cat([b.positions[b.mask] == 0 for b in self.batches])
+        self.original = float(torch.cat(self.losses).mean())
+        self.tokens, self.positions, self.groups = len(self.owner), len(self.group), len(self.owner.unique())
+        self.rows: list[Measurement] = []
+        self.ablated: dict[str, Tensor] = {}
+        self.l0: dict[Site, int] = {}
+
+    def add(self, name: str, estimate: Estimate | float, condition: str, site: str, unit: str = "") -> None:
+        if isinstance(estimate, Estimate):
+            self.rows.append(Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition, site, unit))
+        else:
+            self.rows.append(Measurement(name, estimate, self.tokens, None, None, condition, site, unit))
+
+    def values(self, site: Site) -> list[Tensor]:
+        return [c.sites[site] for c in self.clean]
+
+    def mean(self, site: Site) -> Tensor:
+        return self.inputs.activations.stats.mean[site].float().to(self.model.device)
+
+    def measure(self, site: Site, basis: Basis, condition: str) -> None:
+        """Codes, reconstruction and behaviour of one site under one dictionary."""
+        active, replaced = [], []
+        alive = torch.zeros(basis.d_dict, dtype=torch.bool, device=self.model.device)
+        for batch, x in zip(self.batches, self.values(site), strict=True):
+            z = basis.encode(site, x)
+            on = z[batch.mask] != 0
+            active.append(on.sum(-1))
+            alive |= on.any(0)
+            replaced.append(basis.decode(site, z).to(x.dtype))
+        counts = torch.cat(active).float()
+        self.add("l0", mean(counts, self.owner, resamples=self.config.resamples), condition, str(site), "latents")
+        self.add("alive", float(alive.sum()), condition, str(site), "latents")
+        if condition == "global":
+            self.l0[site] = max(round(float(counts.mean())), 1)
+        self.error(site, replaced, condition)
+        self.behaviour(site, replaced, condition)
+
+    def mean_ablation(self, site: Site) -> None:
+        """The control that knows only the mean: FVU is 1 by definition, so only behaviour is measured."""
+        self.behaviour(site, [self.mean(site).to(x.dtype).expand_as(x) for x in self.values(site)], "mean")
+
+    def random(self, site: Site) -> None:
+        """Random unit directions with the L0 of the basis and the best single gain: what sparsity and width alone give."""
+        basis = self.inputs.basis
+        generator = torch.Generator().manual_seed(self.inputs.seed)
+        rows = torch.nn.functional.normalize(torch.randn(basis.d_dict, basis.d_in, generator=generator), dim=1)
+        index, replaced = basis.index(site), []
+        for x in self.values(site):
+            y = basis.normaliser.apply(x.float(), index)
+            scores = y @ rows.T
+            kept = scores.topk(self.l0[site], dim=-1)
+            guess = torch.zeros_like(scores).scatter_(-1, kept.indices, kept.values) @ rows
+            gain = (guess * y).sum() / guess.square().sum().clamp_min(1e-12)
+            replaced.append(basis.normaliser.invert(guess * gain, index))
+        self.error(site, replaced, "random")
+
+    def error(self, site: Site, replaced: Sequence[Tensor], condition: str) -> None:
+        x = torch.cat([v[b.mask] for v, b in zip(self.values(site), self.batches, strict=True)]).float()
+        y = torch.cat([v[b.mask] for v, b in zip(replaced, self.batches, strict=True)]).float()
+        lost, spread = (x - y).square().sum(-1), (x - self.mean(site)).square().sum(-1)
+        body = ~self.first
+        fvu = ratio(lost[body], spread[body], self.owner[body], resamples=self.config.resamples)
+        self.add("fvu", fvu, condition, str(site))
+        self.add("ev", Estimate(1 - fvu.value, 1 - fvu.high, 1 - fvu.low, fvu.n, fvu.groups), condition, str(site))
+        self.add("fvu_first", float(lost[self.first].sum() / spread[self.first].sum().clamp_min(1e-12)), condition, str(site))
+
+    def behaviour(self, site: Site, replaced: Sequence[Tensor], condition: str) -> None:
+        """Continue the model from the replaced site, from the nearest stream value before it."""
+        results = []
+        for clean, value in zip(self.clean, replaced, strict=True):
+            if _in_stream(site):
+                start, edits = Start(site, value), []
+            else:
+                before = [s for s in self.model.info.sites[:self.model.info.depth(site)] if _in_stream(s)][-1]
+                start, edits = Start(before, clean.sites[before]), [Replace(site, value)]
+            results.append(self.model.forward(clean.batch, start=start, edits=edits))
+        self.compare(results, condition, str(site))
+
+    def together(self, sites: Sequence[Site], bases: dict[str, Basis], name: str) -> None:
+        """Replace many sites in one forward; errors made early are seen later."""
+        plans: dict[str, list[list[Edit]]] = {"mean": [
+            [Replace(s, self.mean(s).expand_as(c.sites[s])) for s in sites] for c in self.clean]}
+        plans |= {k: [list(b.splice(sites, error="none"))] * len(self.clean) for k, b in bases.items()}
+        for condition, edits in plans.items():
+            self.compare([self.model.forward(c.batch, edits=e) for c, e in zip(self.clean, edits, strict=True)],
+                         condition, name)
+
+    def compare(self, results: Sequence[ForwardResult], condition: str, site: str) -> None:
+        """Next-token loss and divergence against the unchanged model."""
+        increase = torch.cat([cross_entropy(_logits(r), r.batch) - old
+                              for r, old in zip(results, self.losses, strict=True)])
+        kl = torch.cat([kl_divergence(_logits(c), _logits(r), r.batch)
+                        for c, r in zip(self.clean, results, strict=True)])
+        resamples = self.config.resamples
+        self.add("ce_increase", mean(increase, self.group, resamples=resamples), condition, site, "nats")
+        self.add("kl", mean(kl, self.group, resamples=resamples), condition, site, "nats")
+        if condition == "mean":
+            self.ablated[site] = increase
+        elif site in self.ablated:
+            lost = ratio(increase, self.ablated[site], self.group, resamples=resamples)
+            self.add("ce_recovered", Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low, lost.n, lost.groups), condition, site)
+
+    def per_site(self, selectors: str | Sequence[str]) -> dict[Site, Basis]:
+        """A dictionary of its own for some sites, with an equal share of the parameters."""
+        basis, out = self.inputs.basis, {}
+        config, training = basis.learner.config, basis.details["training"]
+        if "width" not in type(config).model_fields:
+            raise ReprBasisError(f"{basis.learner.full_name} has no option 'width', so no smaller dictionary can be made",
+                                 do="leave per_site out")
+        small = type(basis.learner)(config.model_copy(update={"width": max(basis.d_dict // len(basis.sites), 1)}))
+        small.full_name = basis.learner.full_name
+        for site in self.model.info.select(selectors if isinstance(selectors, str) else list(selectors)):
+            out[site] = fit(small, self.inputs.activations, rows=self.config.per_site_rows, sites=str(site),
+                            normaliser=training["normaliser"], batch=min(training["batch"], self.inputs.activations.tokens // 2),
+                            norm_cap=training["norm_cap"], seed=training["seed"], progress=self.inputs.progress,
+                            capabilities=basis.capabilities)
+        return out
+
+
+def _logits(result: ForwardResult) -> Tensor:
+    assert result.logits is not None
+    return result.logits
+
+
+def _in_stream(site: Site) -> bool:
+    return site.name in ("embed", "resid")
+
+
+def _density(basis: Basis, rows: Sequence[Measurement]) -> list[str]:
+    """The density alarm: a code that is not sparse reconstructs well and explains nothing."""
+    dense = [m for m in rows if m.name == "l0" and m.condition == "global" and m.value > 0.05 * basis.d_dict]
+    return [f"DENSITY ALARM: L0 is above 5 % of the {basis.d_dict} latents at {len(dense)} sites "
+            f"(worst: {max(dense, key=lambda m: m.value).site}). Reconstruction figures there mean little."] if dense else []
+
+
+def _figures(rows: Sequence[Measurement], sites: Sequence[Site]) -> list[Figure]:
+    out = []
+    for name, title, caption in (
+        ("ev", "Explained variance by depth", "Share of the variance of each site that the reconstruction explains (1 is perfect, 0 is what the mean does). Position 0 left out."),
+        ("ce_recovered", "Cross-entropy recovered by depth", "How much of the loss caused by mean-ablating a site is avoided when the site is replaced by its reconstruction instead (1: nothing is lost)."),
+        ("l0", "Active latents per token by depth", "Mean number of latents that describe one token at this site."),
+    ):
+        for family in dict.fromkeys(s.name for s in sites if s.layer is not None):
+            members = [s for s in sites if s.name == family]
+            found = {c: {m.site: m.value for m in rows if m.name == name and m.condition == c}
+                     for c in ("global", "untrained", "random")}
+            if name == "l0":
+                found = {"global": found["global"]}
+            series = {c: [max(v[str(s)], -1.0) for s in members] for c, v in found.items() if all(str(s) in v for s in members)}
+            if series:
+                out.append(Figure("line", f"{title}: {family}", caption + (" Values below -1 are drawn at -1." if name != "l0" else ""),
+                                  series, [s.layer for s in members], (), "layer", name))
+    return out

@@ -1,0 +1,1 @@
+"""Pipeline steps: harvest, learn, evaluate."""

@@ -1,0 +1,66 @@
+"""The steps: thin wrappers that connect configs to the runtime."""
+
+from dataclasses import replace
+
+from reprbasis.errors import Problem, SiteError
+from reprbasis.interfaces.artifact import Artifact
+from reprbasis.interfaces.evaluator import EvaluationInputs, Findings
+from reprbasis.interfaces.model import ModelInfo
+from reprbasis.interfaces.step import Step, StepContext
+from reprbasis.runtime.activations import Activations
+from reprbasis.runtime.basis import Basis
+from reprbasis.runtime.fit import discard_checkpoint, fit
+from reprbasis.runtime.harvest import harvest
+
+from .config import EvaluateConfig, HarvestConfig, LearnConfig
+
+
+class HarvestStep(Step[HarvestConfig]):
+    """Run the model over a corpus and keep the activations of its sites."""
+
+    def run(self, context: StepContext, **inputs: Artifact) -> Activations:
+        """No inputs; gives activations."""
+        options = {name: getattr(self.config, name) for name in type(self.config).model_fields if name != "corpus"}
+        found = harvest(context.model, context.registry.build(self.config.corpus), seed=context.seed, folder=context.scratch,
+                        progress=context.progress, **options)
+        return replace(found, origin={**found.origin, "corpus": self.config.corpus.dump()})
+
+
+class LearnStep(Step[LearnConfig]):
+    """Learn one dictionary over all sites of harvested activations."""
+
+    @classmethod
+    def check(cls, config: LearnConfig, info: ModelInfo) -> list[Problem]:
+        """The chosen sites must have one width."""
+        try:
+            widths = {info.widths[s] for s in info.select(config.sites)}
+        except SiteError:
+            return []  # reported with the field itself
+        return [] if len(widths) == 1 else [
+            Problem(f"the sites have different widths ({', '.join(map(str, sorted(widths)))}) and cannot share a dictionary",
+                    do="choose sites of one width")]
+
+    def run(self, context: StepContext, **inputs: Artifact) -> Basis:
+        """Takes `activations`; gives a basis."""
+        activations = inputs["activations"]
+        assert isinstance(activations, Activations)
+        options = {name: getattr(self.config, name) for name in type(self.config).model_fields if name != "learner"}
+        basis = fit(context.registry.build(self.config.learner), activations, seed=context.seed, folder=context.scratch,
+                    progress=context.progress, capabilities=self.config.learner.provides, **options)
+        discard_checkpoint(context.scratch)
+        return basis
+
+
+class EvaluateStep(Step[EvaluateConfig]):
+    """Measure a basis, each number beside its controls."""
+
+    def run(self, context: StepContext, **inputs: Artifact) -> Findings:
+        """Takes `basis` and `activations`; gives findings."""
+        basis, activations = inputs["basis"], inputs["activations"]
+        assert isinstance(basis, Basis)
+        assert isinstance(activations, Activations)
+        view = EvaluationInputs(context.model, basis, activations, seed=context.seed, progress=context.progress)
+        findings = Findings()
+        for selection in self.config.evaluators:
+            findings += context.registry.build(selection).evaluate(view)
+        return findings

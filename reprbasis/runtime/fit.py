@@ -1,0 +1,263 @@
+"""The only training loop. Learners bring the maths; this brings data, schedules, checkpoints, logging and safety.
+
+Interrupted training resumes from its last checkpoint and ends with the same bytes as an uninterrupted run: the checkpoint
+holds the dictionary (with its counters), the optimiser, both generators, the mixing buffer with its content, the cursor into
+the data and the history. When a checkpoint is written does not influence the result.
+
+Shapes: N rows of a batch, D width, K latents.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..artifacts.manifest import new_folder, write_json
+from ..artifacts.store import read_tensors, write_tensors
+from ..errors import DataError, NumericsError, UserError
+from ..interfaces.learner import ActivationStats, Dictionary, DictionaryLearner, Rows, StepInfo
+from ..interfaces.reporter import Progress, Silent
+from ..sites import Site
+from .activations import Activations
+from .basis import Basis, Normaliser, NormaliserKind
+from .buffer import Columns, MixingBuffer
+
+log = logging.getLogger(__name__)
+
+
+class RowSource:
+    """Rows of harvested activations in a fixed random order of pieces, balanced over sites, epoch after epoch.
+
+    A piece is up to `piece` consecutive tokens of one site in one shard. Every epoch visits each piece once, in its own order.
+    Columns: `x` [n, D] in storage dtype, `site` [n], `row` [n] index into the token table.
+    """
+
+    def __init__(self, activations: Activations, sites: Sequence[Site], *, seed: int, piece: int = 1024) -> None:
+        self.activations, self.sites, self.seed = activations, tuple(sites), seed
+        base = 0
+        self.pieces: list[tuple[int, int, int, int, int]] = []  # site index, shard, from, to, first row of the shard
+        for shard, size in enumerate(activations.shards):
+            for start in range(0, size, piece):
+                self.pieces += [(i, shard, start, min(start + piece, size), base) for i in range(len(self.sites))]
+            base += size
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def chunk(self, index: int) -> Columns | None:
+        """Piece `index` of the endless stream of epochs."""
+        epoch, place = divmod(index, len(self.pieces))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.pieces), generator=generator)
+        site, shard, start, stop, base = self.pieces[int(self._order[place])]
+        x = self.activations.read(self.sites[site], shard, slice(start, stop))
+        return {"x": x, "site": torch.full((stop - start,), site), "row": torch.arange(base + start, base + stop)}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Turns buffer columns into the rows a learner sees."""
+
+    activations: Activations
+    normaliser: Normaliser
+    norm_cap: float
+
+    def __call__(self, columns: Columns) -> Rows:
+        """Normalise, attach what is known of each token, and weight down rows of huge norm.
+
+        A row with |x'| > norm_cap * sqrt(D) gets weight (norm_cap * sqrt(D) / |x'|)^2, so that attention sinks, whose norm is
+        up to 100 times the median, do not rule the loss.
+        """
+        site, row, table = columns["site"], columns["row"], self.activations.table
+        x = self.normaliser.apply(columns["x"].float(), site)
+        power = torch.linalg.vector_norm(x, dim=-1).square_().div_(x.shape[-1])
+        weight = (self.norm_cap**2 / power.clamp_min(1e-12)).clamp_max(1.0)
+        special = table.flags.get("special")
+        return Rows(x, site, table.ids[row], table.positions[row], table.sequences[row],
+                    torch.zeros_like(row, dtype=torch.bool) if special is None else special[row], weight)
+
+
+def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int, sites: str | Sequence[str | Site] = "*",
+        normaliser: NormaliserKind = "affine", batch: int = 4096, lr: float | None = None, warmup: float = 0.05,
+        decay: float = 0.2, clip: float | None = 1.0, buffer: int = 2**18, norm_cap: float = 4.0, log_every: int = 20,
+        checkpoint_seconds: float = 60.0, seed: int = 0, folder: Path | None = None, progress: Progress | None = None,
+        capabilities: frozenset[str] | None = None) -> Basis:
+    """Learn one dictionary over all chosen sites.
+
+    Args:
+        learner: the kind of dictionary.
+        activations: harvested rows.
+        rows: rows to train on (one row = one token at one site); epochs repeat as needed.
+        sites: selectors among the harvested sites; all must have one width.
+        normaliser: per-site map to comparable units: `affine`, `scalar` or `none`.
+        batch: rows per step.
+        lr: peak learning rate; None: what the learner asks for.
+        warmup, decay: shares of the steps for linear warm-up and for the final linear decay to 0.
+        clip: largest global gradient norm; None: no clipping.
+        buffer: rows held by the mixing buffer (cut to the rows there are).
+        norm_cap: see `Preparation`.
+        log_every: steps between log lines; the only points where the loop waits for the device.
+        checkpoint_seconds: time between checkpoints (only with `folder`).
+        seed: fixes data order, initialisation and the learner's randomness.
+        folder: where checkpoints are kept and looked for; None: none.
+        progress: where to report.
+        capabilities: recorded in the basis; None: asked of the registry.
+
+    Raises:
+        DataError: fewer rows than two batches.
+        NumericsError: a loss term is NaN or infinite; names the step and the term.
+    """
+    chosen = activations.select(sites if isinstance(sites, str) else list(sites))
+    norm = Normaliser.fit(normaliser, chosen, activations.stats)
+    available = activations.tokens * len(chosen)
+    if min(available, rows) < 2 * batch:
+        raise DataError(f"there are {available} rows ({activations.tokens} tokens x {len(chosen)} sites) and {rows} are asked "
+                        f"for, a batch needs {batch}", do="harvest more tokens, ask for more rows, or use a smaller batch")
+    generator = torch.Generator().manual_seed(seed)
+    prepare = Preparation(activations, norm, norm_cap)
+    source = RowSource(activations, chosen, seed=seed)
+    capacity = max(min(buffer, available), 2 * batch)
+    mixing = MixingBuffer(source, capacity=capacity, batch=batch, seed=seed)
+    stats = activation_stats(source, prepare, seed=seed)
+    dictionary = learner.start(stats, generator)
+    dictionary.train()
+    peak = learner.learning_rate(dictionary.d_dict) if lr is None else lr
+    optimiser, factors = _optimiser(learner, dictionary, peak)
+    total = rows // batch
+    history: list[dict[str, float]] = []
+    sums: dict[str, Tensor] = {}
+    start = 0
+    checkpoint = None if folder is None else folder / "checkpoint"
+    if checkpoint is not None and (checkpoint / "state.json").is_file():
+        start, history, sums = _resume(checkpoint, dictionary, optimiser, generator, mixing)
+        log.info("resumed at step %d of %d", start, total)
+    saved = time.monotonic()
+
+    with (progress or Silent()).task("learn", total=rows, unit="rows") as task:
+        for step in range(start, total):
+            columns = mixing.next()
+            assert columns is not None  # the source is endless
+            info = StepInfo(step, total, step * batch, generator)
+            for group, factor in zip(optimiser.param_groups, factors, strict=True):
+                group["lr"] = peak * factor * schedule(step, total, warmup, decay)
+            terms = learner.loss(dictionary, prepare(columns), info)
+            optimiser.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            learner.before_step(dictionary, info)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(dictionary.parameters(), clip, foreach=True)
+            optimiser.step()
+            learner.after_step(dictionary, info)
+            for name, value in {**terms, **info.scratch}.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            if (step + 1) % log_every == 0 or step + 1 == total:
+                line = _line(sums, step, log_every, batch)
+                history.append(line)
+                sums = {}
+                task.update((step + 1) * batch, **{k: v for k, v in line.items() if k not in ("step", "rows")})
+            if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and step + 1 < total:
+                _checkpoint(checkpoint, step + 1, history, sums, dictionary, optimiser, generator, mixing)
+                saved = time.monotonic()
+    shipped = learner.finish(dictionary, stats)
+    if capabilities is None:
+        from ..discovery import default_registry
+
+        capabilities = frozenset(default_registry().component("learner", learner.full_name).component.provides
+                                 if learner.full_name else ())
+    details = {"history": history,
+               "training": {"rows": total * batch, "batch": batch, "lr": peak, "warmup": warmup, "decay": decay, "clip": clip,
+                            "buffer": capacity, "norm_cap": norm_cap, "normaliser": normaliser, "seed": seed,
+                            "epochs": total * batch / available},
+               "activations": dict(activations.origin)}
+    return Basis(chosen, norm, shipped, learner, capabilities=capabilities, details=details)
+
+
+def activation_stats(source: RowSource, prepare: Preparation, *, seed: int, most: int = 8192) -> ActivationStats:
+    """Statistics of normalised rows from a balanced sample (the first pieces of another order of the same data)."""
+    other = RowSource(source.activations, source.sites, seed=seed + 1, piece=max(most // (4 * len(source.sites)), 16))
+    seen, total, index = [], 0, 0
+    while total < most and index < len(other.pieces):
+        columns = other.chunk(index)
+        assert columns is not None
+        rows = prepare(columns)
+        seen.append(rows.x[rows.position > 0])
+        total, index = total + len(seen[-1]), index + 1
+    x = torch.cat(seen)[:most]
+    if len(x) < 2:
+        raise DataError("there are too few tokens to start from", do="harvest more tokens")
+    mean = x.mean(0)
+    return ActivationStats(x.shape[1], len(source.sites), mean, float(x.square().sum(1).mean() / x.shape[1]),
+                           float((x - mean).square().sum(1).mean()), x)
+
+
+def schedule(step: int, total: int, warmup: float, decay: float) -> float:
+    """Factor on the learning rate at a step: linear up to 1 over the first `warmup`, 1, linear down to 0 over the last `decay`."""
+    up, down = max(round(total * warmup), 1), round(total * decay)
+    return min(1.0, (step + 1) / up, (total - step) / down if down else 1.0)
+
+
+def _optimiser(learner: DictionaryLearner[Any], dictionary: Dictionary, peak: float) -> tuple[torch.optim.Adam, list[float]]:
+    groups = [dict(g) for g in learner.param_groups(dictionary)]
+    factors = [float(g.pop("lr_factor", 1.0)) for g in groups]
+    owned = {id(p) for g in groups for p in g["params"]}
+    if missing := [n for n, p in dictionary.named_parameters() if p.requires_grad and id(p) not in owned]:
+        raise UserError(f"param_groups leaves out {', '.join(missing)}", where=learner.full_name or type(learner).__name__,
+                        do="return every parameter that requires gradients, or freeze it")
+    fused = all(p.is_floating_point() for g in groups for p in g["params"])
+    return torch.optim.Adam(groups, lr=peak, betas=(0.9, 0.999), eps=6.25e-10, fused=fused), factors
+
+
+def _line(sums: Mapping[str, Tensor], step: int, every: int, batch: int) -> dict[str, float]:
+    count = (step % every) + 1
+    line = {"step": float(step + 1), "rows": float((step + 1) * batch)}
+    for name, value in sums.items():
+        line[name] = float(value) / count
+        if not torch.isfinite(value):
+            raise NumericsError(f"the term '{name}' became {float(value)}", where=f"training step {step + 1 - count} to {step + 1}",
+                                do="lower the learning rate, or look for rows of huge norm (norm_cap)")
+    return line
+
+
+def _checkpoint(folder: Path, step: int, history: list[dict[str, float]], sums: Mapping[str, Tensor],
+                dictionary: Dictionary, optimiser: torch.optim.Adam, generator: torch.Generator, mixing: MixingBuffer) -> None:
+    state = {f"dictionary/{k}": v for k, v in dictionary.state_dict().items()}
+    for index, slots in optimiser.state_dict()["state"].items():
+        state |= {f"optimiser/{index}/{k}": v for k, v in slots.items()}
+    state |= {f"buffer/{k}": v for k, v in mixing.state().items()}
+    state |= {f"sums/{k}": v for k, v in sums.items()}
+    state["generator"] = generator.get_state()
+    with new_folder(folder) as part:
+        write_tensors(part / "state.safetensors", {k: v.clone() for k, v in state.items()})
+        write_json(part / "state.json", {"step": step, "history": history})
+
+
+def _resume(folder: Path, dictionary: Dictionary, optimiser: torch.optim.Adam, generator: torch.Generator,
+            mixing: MixingBuffer) -> tuple[int, list[dict[str, float]], dict[str, Tensor]]:
+    facts = json.loads((folder / "state.json").read_text())
+    state = read_tensors(folder / "state.safetensors")
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    dictionary.load_state_dict(under("dictionary/"))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in under("optimiser/").items():
+        index, _, key = name.partition("/")
+        slots.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    generator.set_state(state["generator"])
+    mixing.restore(under("buffer/"))
+    return facts["step"], facts["history"], under("sums/")
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a finished training."""
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)

@@ -1,0 +1,183 @@
+"""Let the model write its own answers: batched, in fixed chunks, resumable after SIGKILL with the same bytes.
+
+1. Dialogues are taken in windows of `WINDOW` batches; a window is sorted by (user turns, length) and cut into batches.
+2. A batch is answered turn by turn: all dialogues that still have an open user turn are continued together.
+3. A finished batch is written atomically to `context.scratch`, under a name that digests everything that went in; when the
+   work is repeated, it is read back instead. What stands in a batch depends on the input alone, never on what was finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from ..errors import CapabilityError, DataError, StorageError
+from ..interfaces.corpus import CorpusContext
+from ..interfaces.model import ModelAdapter, Sampling
+from ..interfaces.tokens import Example, Message, TokenSequence
+
+WINDOW = 8
+"""Batches that are sorted by length together. Examples come out in their original order, a window at a time."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the model wrote in one dialogue: one text a user turn, whether the last one was cut at `max_new`, tokens in all."""
+
+    turns: tuple[str, ...]
+    cut: bool
+    tokens: int
+
+
+def complete(model: ModelAdapter, examples: Iterable[Example], sampling: Sampling, *, batch: int = 32,
+             context: CorpusContext | None = None) -> Iterator[Example]:
+    """Answer every user turn of every dialogue, each with the model's earlier answers before it.
+
+    Assistant turns that are given are dropped. An answer that reached `sampling.max_new` before the model ended its turn is
+    left open (`continue_last`) when it is the dialogue's last, so that no end-of-turn token is put into the model's mouth.
+
+    Args:
+        model: must provide `generate`.
+        examples: dialogues; the order decides the batches, so give them in a fixed order.
+        sampling: how to generate; each turn of each dialogue draws from a stream of its own.
+        batch: dialogues continued together.
+        context: where finished batches are kept, and where progress goes.
+
+    Returns:
+        The dialogues in the order given, `meta["generated"]` set to the number of tokens written.
+
+    Raises:
+        CapabilityError: the model cannot generate.
+        DataError: an example is plain text or has no user turn.
+        StorageError: a finished batch cannot be written.
+    """
+    context = context or CorpusContext()
+    if model.provides and "generate" not in model.provides:
+        raise CapabilityError(f"the model '{model.full_name}' cannot generate", do="use a model that can, or generate: false")
+    total = len(examples) if isinstance(examples, Sized) else None
+    source, done, written, spent = iter(examples), 0, 0, 0.0
+    with context.progress.task("generate answers", total, "dialogues") as task:
+        while window := list(islice(source, WINDOW * batch)):
+            prompts = [_prompt(e) for e in window]
+            order = sorted(range(len(window)), key=lambda i: (_turns(prompts[i]), _length(prompts[i]), i))
+            answers: dict[int, _Answers] = {}
+            for at in range(0, len(order), batch):
+                chunk = order[at:at + batch]
+                begun = time.perf_counter()
+                found = _batch(model, [prompts[i] for i in chunk], [done + i for i in chunk], sampling, context.scratch)
+                spent += time.perf_counter() - begun
+                written += sum(a.tokens for a in found)
+                answers.update(zip(chunk, found, strict=True))
+                task.update(done + len(answers), tokens_per_second=round(written / max(spent, 1e-9)))
+            yield from (_fill(prompts[i], answers[i]) for i in range(len(window)))
+            done += len(window)
+
+
+def _prompt(example: Example) -> Example:
+    """The dialogue without its assistant turns."""
+    if example.messages is None:
+        raise DataError("plain text has no turns to answer", where=example.origin, do="give a dialogue, or generate: false")
+    kept = tuple(m for m in example.messages if m.role != "assistant")
+    if not any(m.role == "user" for m in kept):
+        raise DataError("the dialogue has no user turn to answer", where=example.origin, do="add a user turn")
+    return replace(example, messages=kept, continue_last=False, add_prompt=False)
+
+
+def _turns(example: Example) -> int:
+    return sum(m.role == "user" for m in example.messages or ())
+
+
+def _length(example: Example) -> int:
+    return sum(len(m.content) for m in example.messages or ())
+
+
+def _fill(prompt: Example, answers: _Answers, upto: int | None = None) -> Example:
+    """The dialogue with answers put after its user turns; with `upto`, ending at that user turn, ready to be answered."""
+    out: list[Message] = []
+    turn = 0
+    for message in prompt.messages or ():
+        out.append(message)
+        if message.role == "user":
+            if turn == upto:
+                return replace(prompt, messages=tuple(out), add_prompt=True)
+            out.append(Message("assistant", answers.turns[turn]))
+            turn += 1
+    return replace(prompt, messages=tuple(out), continue_last=answers.cut,
+                   meta={**prompt.meta, "generated": answers.tokens})
+
+
+def _batch(model: ModelAdapter, prompts: Sequence[Example], indices: Sequence[int], sampling: Sampling,
+           scratch: Path | None) -> list[_Answers]:
+    """Answer one batch, or read it back if it was answered before."""
+    if scratch is None:
+        return _answer(model, prompts, indices, sampling)
+    what = [model.full_name, repr(model.config), model.info.revision, asdict(sampling),
+            [(i, [(m.role, m.content, m.images) for m in p.messages or ()]) for i, p in zip(indices, prompts, strict=True)]]
+    path = scratch / f"answers-{_digest(json.dumps(what))[:32]}.json"
+    if path.exists():
+        if (kept := _read(path)) is not None:
+            return kept
+        _log.warning("%s is damaged; these answers are generated again", path)
+    answers = _answer(model, prompts, indices, sampling)
+    _write(path, answers)
+    return answers
+
+
+def _answer(model: ModelAdapter, prompts: Sequence[Example], indices: Sequence[int], sampling: Sampling) -> list[_Answers]:
+    answers = [_Answers((), False, 0)] * len(prompts)
+    for turn in range(max(map(_turns, prompts))):
+        open_ = [i for i, p in enumerate(prompts) if _turns(p) > turn]
+        sequences = model.tokenize([_fill(prompts[i], answers[i], upto=turn) for i in open_])
+        sequences = [replace(s, sequence=indices[i]) for i, s in zip(open_, sequences, strict=True)]
+        drawn = model.generate(sequences, sampling=replace(sampling, seed=sampling.seed + 1_000_003 * turn))
+        for i, sequence in zip(open_, drawn, strict=True):
+            text, cut, count = _text(model, sequence, sampling.max_new)
+            answers[i] = _Answers((*answers[i].turns, text), cut, answers[i].tokens + count)
+    return answers
+
+
+def _text(model: ModelAdapter, sequence: TokenSequence, most: int) -> tuple[str, bool, int]:
+    """(what was generated, whether it was cut at `most` tokens, number of tokens)."""
+    new = sequence.flags["generated"]
+    control = sequence.flags["special"] & new if "special" in sequence.flags else new & False
+    count = int(new.sum())
+    cut = count >= most and not bool(control.any())
+    text = str(model.tokenizer.decode(sequence.ids[new & ~control].tolist(), skip_special_tokens=True))
+    return (text.rstrip("\ufffd") if cut else text), cut, count
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write(path: Path, answers: Sequence[_Answers]) -> None:
+    body = json.dumps([[list(a.turns), a.cut, a.tokens] for a in answers])
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w") as file:
+            file.write(_digest(body) + "\n" + body)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(f"generated answers cannot be kept: {error.strerror or error}", where=str(path),
+                           do="free space or choose another folder, then run again: finished batches are reused") from error
+
+
+def _read(path: Path) -> list[_Answers] | None:
+    """The answers of a finished batch, or None if the file is damaged."""
+    digest, _, body = path.read_text().partition("\n")
+    if digest != _digest(body):
+        return None
+    return [_Answers(tuple(turns), cut, tokens) for turns, cut, tokens in json.loads(body)]

@@ -1,0 +1,200 @@
+"""Harvest: activations of many sites from one forward per batch, in resumable shards.
+
+Sequences are packed (block-diagonal attention, positions restart), so every dialogue is forwarded as if alone, without the
+cost of padding; the forward stops at the deepest site and never computes logits. One shard is one group of sequences of about
+`shard_tokens` tokens. A shard that exists is not computed again, and all randomness is fixed by `seed`: an interrupted harvest
+ends with the same bytes.
+
+Cost: one forward to the deepest site, 2 * (parameters up to there) FLOPs a token, plus tokens * sites * D * (bytes of the
+storage dtype) written to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..artifacts.manifest import hash_file, write_json
+from ..artifacts.store import read_tensors, write_tensors
+from ..errors import DataError, NumericsError
+from ..interfaces.corpus import Corpus, CorpusContext
+from ..interfaces.model import ModelAdapter
+from ..interfaces.reporter import Progress, Silent
+from ..interfaces.tokens import Example, TokenBatch, TokenSequence
+from ..sites import Site
+from .activations import Activations, SiteStats, TokenTable, shard_name
+
+log = logging.getLogger(__name__)
+DTYPES: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *, sites: str | Sequence[str | Site] = "*",
+            tokens: int = 100_000, held_out: float = 0.1, max_tokens: int = 1024, row_tokens: int = 512, rows: int = 8,
+            shard_tokens: int = 4096, dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16", seed: int = 0,
+            folder: Path | None = None, progress: Progress | None = None) -> Activations:
+    """Run the model over a corpus and keep the activations of `sites`.
+
+    Args:
+        model: the network.
+        corpus: a corpus component, or any iterable of examples.
+        sites: selectors, see `reprbasis.sites.select`.
+        tokens: stop after this many tokens (training and held-out together); fewer if the corpus ends.
+        held_out: share of sequences (every k-th) whose tokens are kept for evaluation only.
+        max_tokens: longer sequences are cut here.
+        row_tokens, rows: packed batches have at most `rows` rows of `row_tokens` tokens (a longer sequence gets a row of its
+            own length).
+        shard_tokens: tokens of a shard, about.
+        dtype: how activations are stored. bfloat16 keeps the range of float32 with 8 bits of precision.
+        seed: passed to the corpus.
+        folder: where shards and unfinished work are kept; None: a temporary directory that lives as long as the result.
+        progress: where to report.
+
+    Raises:
+        DataError: the corpus gives no example or too few for a held-out part.
+        NumericsError: an activation is NaN or infinite; names the site and the sequence.
+        SiteError: a selector does not fit the model.
+    """
+    chosen = model.info.select(sites if isinstance(sites, str) else list(sites))
+    keep = tempfile.TemporaryDirectory(prefix="reprbasis-") if folder is None else None
+    folder = Path(keep.name) if keep is not None else folder
+    assert folder is not None
+    progress = progress or Silent()
+    every = round(1 / held_out) if held_out > 0 else 0
+    stream = _sequences(model, corpus, max_tokens=max_tokens, seed=seed, context=CorpusContext(model, folder, progress))
+    keys: list[str] = []
+    train: list[TokenSequence] = []
+    held: list[TokenSequence] = []
+    shards: list[int] = []
+    moments = _Moments(chosen)
+    total, pending = 0, 0
+    group: list[TokenSequence] = []
+
+    with progress.task("harvest", total=tokens, unit="tokens") as task:
+        def flush() -> None:
+            nonlocal group, pending
+            if group:
+                index = len(shards)
+                sums = _shard(model, group, chosen, folder / shard_name(index), row_tokens, rows, DTYPES[dtype])
+                moments.add(sums)
+                shards.append(pending)
+                train.extend(group)
+                group, pending = [], 0
+                task.update(min(total, tokens))
+
+        for sequence in stream:
+            if total >= tokens:
+                break
+            sequence = sequence.cut(tokens - total)
+            keys.append(sequence.key)
+            total += len(sequence)
+            if every and len(keys) % every == 0:
+                held.append(sequence)
+                continue
+            group.append(sequence)
+            pending += len(sequence)
+            if pending >= shard_tokens:
+                flush()
+        flush()
+    if not train:
+        raise DataError("the corpus gave no example", do="check the path, filters and limit of the corpus")
+    if total < tokens:
+        log.warning("the corpus ended after %d of %d tokens", total, tokens)
+    split = torch.zeros(len(keys), dtype=torch.bool)
+    split[[s.sequence for s in held]] = True
+    origin = {"model": model_facts(model), "tokens": total, "sequences": len(keys), "max_tokens": max_tokens,
+              "dtype": dtype, "corpus": corpus.full_name if isinstance(corpus, Corpus) else "examples"}
+    return Activations(chosen, folder, tuple(shards), _table(train, keys, split), _table(held, keys, split),
+                       moments.stats(), origin, keep)
+
+
+def model_facts(model: ModelAdapter[Any]) -> dict[str, Any]:
+    """What identifies a model in an artifact."""
+    info = model.info
+    return {"component": model.full_name, "config": model.config.model_dump(mode="json"), "family": info.family,
+            "revision": info.revision, "n_layers": info.n_layers, "d_model": info.d_model, "vocab": info.vocab}
+
+
+def _sequences(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *, max_tokens: int, seed: int,
+               context: CorpusContext) -> Iterator[TokenSequence]:
+    examples = iter(corpus.examples(seed=seed, context=context) if isinstance(corpus, Corpus) else corpus)
+    first = 0
+    while chunk := list(islice(examples, 64)):
+        yield from model.tokenize(chunk, max_tokens=max_tokens, first=first)
+        first += len(chunk)
+
+
+def _table(sequences: Sequence[TokenSequence], keys: Sequence[str], held_out: Tensor) -> TokenTable:
+    names = sorted({name for s in sequences for name in s.flags})
+    empty = [torch.zeros(0, dtype=torch.long)]
+    flags = {name: torch.cat([s.flags.get(name, torch.zeros(len(s), dtype=torch.bool)) for s in sequences]) for name in names}
+    return TokenTable(torch.cat([s.ids for s in sequences] or empty),
+                      torch.cat([torch.arange(len(s)) for s in sequences] or empty),
+                      torch.cat([torch.full((len(s),), s.sequence) for s in sequences] or empty), flags, keys, held_out)
+
+
+class _Moments:
+    """Sums in float64; one set per shard is stored beside it, so that resuming adds the same numbers in the same order."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.sites = sites
+        self.count = 0.0
+        self.sum: dict[Site, Tensor] = {}
+        self.square: dict[Site, float] = dict.fromkeys(sites, 0.0)
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        self.count += float(sums["count"])
+        for site in self.sites:
+            self.sum[site] = self.sum.get(site, 0) + sums[f"sum/{site}"]
+            self.square[site] += float(sums[f"square/{site}"])
+
+    def stats(self) -> SiteStats:
+        n = max(self.count, 1.0)
+        return SiteStats(int(self.count), {s: self.sum[s] / n for s in self.sites}, {s: self.square[s] / n for s in self.sites})
+
+
+def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], sites: tuple[Site, ...], path: Path,
+           row_tokens: int, rows: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
+    """Compute one shard unless it is there; returns its sums."""
+    record, sums_path = path.with_suffix(".json"), path.with_suffix(".sums")
+    if record.is_file() and json.loads(record.read_text())["sha256"] == hash_file(path).sha256:
+        return read_tensors(sums_path)
+    first = {s.sequence: i for i, s in enumerate(sequences)}
+    parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    owners: list[Tensor] = []
+    length = max(row_tokens, max(map(len, sequences)))
+    for batch in TokenBatch.pack(sequences, length=length, rows=rows, pad_id=model.pad_id):
+        result = model.forward(batch.to(model.device), capture=sites, stop_at=sites[-1], logits="none")
+        owners.append(torch.stack([batch.sequences[batch.mask], batch.positions[batch.mask]]))
+        for site in sites:
+            parts[site].append(result.sites[site][batch.mask.to(model.device)].cpu())
+    owner = torch.cat(owners, 1)
+    # packing moves sequences between rows; bring the tokens back into the order of `sequences`
+    rank = torch.tensor([first[int(s)] for s in owner[0].unique()], dtype=torch.long)
+    lookup = torch.zeros(int(owner[0].max()) + 1, dtype=torch.long)
+    lookup[owner[0].unique()] = rank
+    order = torch.argsort(lookup[owner[0]] * (length + 1) + owner[1], stable=True)
+    inner = owner[1][order] > 0
+    tensors: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {"count": inner.sum().double()}
+    for site in sites:
+        x = torch.cat(parts.pop(site))[order]
+        body = x[inner].float()
+        sums[f"sum/{site}"] = body.sum(0, dtype=torch.float64)
+        sums[f"square/{site}"] = body.square_().sum(dtype=torch.float64)
+        if not torch.isfinite(x.sum(dtype=torch.float64)):
+            bad = int(owner[0][order][~torch.isfinite(x).all(-1)][0])
+            raise NumericsError(f"activations are NaN or infinite in sequence {bad} ('{sequences[first[bad]].key}')",
+                                where=str(site), do="check the model's weights and dtype (float16 overflows where float32 does not)")
+        tensors[str(site)] = x.to(dtype)
+    write_tensors(path, tensors)
+    write_tensors(sums_path, sums)
+    write_json(record, {"tokens": len(inner), "sha256": hash_file(path).sha256})
+    return sums
