@@ -2,8 +2,8 @@
 
 1. Dialogues are taken in windows of `WINDOW` batches; a window is sorted by (user turns, length) and cut into batches.
 2. A batch is answered turn by turn: all dialogues that still have an open user turn are continued together.
-3. A finished batch is written atomically to `context.scratch`, under a name that digests everything that went in; when the
-   work is repeated, it is read back instead. What stands in a batch depends on the input alone, never on what was finished.
+3. A finished batch is written atomically to `context.scratch`, under a name that digests everything that went in; when
+   the work is repeated, it is read back. What is in a batch depends on the input alone, never on what is finished.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ..errors import CapabilityError, DataError, StorageError
 from ..interfaces.corpus import CorpusContext
@@ -31,19 +33,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the model wrote in one dialogue: one text a user turn, whether the last one was cut at `max_new`, tokens in all."""
+    """What the model wrote in one dialogue: a text for each user turn, whether the last was cut, tokens in all."""
 
     turns: tuple[str, ...]
     cut: bool
     tokens: int
 
 
-def complete(model: ModelAdapter, examples: Iterable[Example], sampling: Sampling, *, batch: int = 32,
+def complete(model: ModelAdapter[Any], examples: Iterable[Example], sampling: Sampling, *, batch: int = 32,
              context: CorpusContext | None = None) -> Iterator[Example]:
     """Answer every user turn of every dialogue, each with the model's earlier answers before it.
 
-    Assistant turns that are given are dropped. An answer that reached `sampling.max_new` before the model ended its turn is
-    left open (`continue_last`) when it is the dialogue's last, so that no end-of-turn token is put into the model's mouth.
+    Given assistant turns are dropped. An answer that reached `sampling.max_new` before the model ended its turn
+    is left open (`continue_last`) when it is the dialogue's last: no end-of-turn token is put into the model's mouth.
 
     Args:
         model: must provide `generate`.
@@ -62,7 +64,8 @@ def complete(model: ModelAdapter, examples: Iterable[Example], sampling: Samplin
     """
     context = context or CorpusContext()
     if model.provides and "generate" not in model.provides:
-        raise CapabilityError(f"the model '{model.full_name}' cannot generate", do="use a model that can, or generate: false")
+        raise CapabilityError(f"the model '{model.full_name}' cannot generate",
+                              do="use a model that can, or generate: false")
     total = len(examples) if isinstance(examples, Sized) else None
     source, done, written, spent = iter(examples), 0, 0, 0.0
     with context.progress.task("generate answers", total, "dialogues") as task:
@@ -85,7 +88,8 @@ def complete(model: ModelAdapter, examples: Iterable[Example], sampling: Samplin
 def _prompt(example: Example) -> Example:
     """The dialogue without its assistant turns."""
     if example.messages is None:
-        raise DataError("plain text has no turns to answer", where=example.origin, do="give a dialogue, or generate: false")
+        raise DataError("plain text has no turns to answer", where=example.origin,
+                        do="give a dialogue, or generate: false")
     kept = tuple(m for m in example.messages if m.role != "assistant")
     if not any(m.role == "user" for m in kept):
         raise DataError("the dialogue has no user turn to answer", where=example.origin, do="add a user turn")
@@ -101,7 +105,7 @@ def _length(example: Example) -> int:
 
 
 def _fill(prompt: Example, answers: _Answers, upto: int | None = None) -> Example:
-    """The dialogue with answers put after its user turns; with `upto`, ending at that user turn, ready to be answered."""
+    """The dialogue with answers after its user turns; with `upto`, ending at that user turn, ready to be answered."""
     out: list[Message] = []
     turn = 0
     for message in prompt.messages or ():
@@ -115,13 +119,13 @@ def _fill(prompt: Example, answers: _Answers, upto: int | None = None) -> Exampl
                    meta={**prompt.meta, "generated": answers.tokens})
 
 
-def _batch(model: ModelAdapter, prompts: Sequence[Example], indices: Sequence[int], sampling: Sampling,
+def _batch(model: ModelAdapter[Any], prompts: Sequence[Example], indices: Sequence[int], sampling: Sampling,
            scratch: Path | None) -> list[_Answers]:
     """Answer one batch, or read it back if it was answered before."""
     if scratch is None:
         return _answer(model, prompts, indices, sampling)
-    what = [model.full_name, repr(model.config), model.info.revision, asdict(sampling),
-            [(i, [(m.role, m.content, m.images) for m in p.messages or ()]) for i, p in zip(indices, prompts, strict=True)]]
+    what = [model.full_name, repr(model.config), model.info.revision, asdict(sampling), indices,
+            [[(m.role, m.content, m.images) for m in p.messages or ()] for p in prompts]]
     path = scratch / f"answers-{_digest(json.dumps(what))[:32]}.json"
     if path.exists():
         if (kept := _read(path)) is not None:
@@ -132,7 +136,8 @@ def _batch(model: ModelAdapter, prompts: Sequence[Example], indices: Sequence[in
     return answers
 
 
-def _answer(model: ModelAdapter, prompts: Sequence[Example], indices: Sequence[int], sampling: Sampling) -> list[_Answers]:
+def _answer(model: ModelAdapter[Any], prompts: Sequence[Example], indices: Sequence[int],
+            sampling: Sampling) -> list[_Answers]:
     answers = [_Answers((), False, 0)] * len(prompts)
     for turn in range(max(map(_turns, prompts))):
         open_ = [i for i, p in enumerate(prompts) if _turns(p) > turn]
@@ -145,7 +150,7 @@ def _answer(model: ModelAdapter, prompts: Sequence[Example], indices: Sequence[i
     return answers
 
 
-def _text(model: ModelAdapter, sequence: TokenSequence, most: int) -> tuple[str, bool, int]:
+def _text(model: ModelAdapter[Any], sequence: TokenSequence, most: int) -> tuple[str, bool, int]:
     """(what was generated, whether it was cut at `most` tokens, number of tokens)."""
     new = sequence.flags["generated"]
     control = sequence.flags["special"] & new if "special" in sequence.flags else new & False
@@ -170,9 +175,10 @@ def _write(path: Path, answers: Sequence[_Answers]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that matters is the first one
+            part.unlink(missing_ok=True)
         raise StorageError(f"generated answers cannot be kept: {error.strerror or error}", where=str(path),
-                           do="free space or choose another folder, then run again: finished batches are reused") from error
+                           do="free space and run again: finished batches are reused") from error
 
 
 def _read(path: Path) -> list[_Answers] | None:

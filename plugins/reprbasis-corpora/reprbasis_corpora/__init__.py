@@ -1,0 +1,1 @@
+"""Corpora: `chat` (dialogues as JSON lines) and `text` (plain text files)."""

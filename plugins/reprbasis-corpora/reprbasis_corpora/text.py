@@ -1,0 +1,58 @@
+"""Corpus `text`: plain text files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from glob import glob, has_magic
+from pathlib import Path
+
+from reprbasis.errors import DataError
+from reprbasis.interfaces.corpus import Corpus, CorpusContext
+from reprbasis.interfaces.tokens import Example
+
+from .config import TextConfig
+from .reading import pick, read_text
+
+_PARAGRAPH = re.compile(r"(?:[^\n]*\S[^\n]*(?:\n|\Z))+")
+
+
+class TextCorpus(Corpus[TextConfig]):
+    """One example a file, a paragraph or a line."""
+
+    def examples(self, *, seed: int = 0, context: CorpusContext | None = None) -> Iterator[Example]:
+        """Examples by file name and position (or shuffled by `seed`); `key` is `file:line` of their first line.
+
+        Raises:
+            DataError: no file matches, a file is not UTF-8 text, or there is no example at all.
+        """
+        found = [example for path, name in self._files() for example in self._split(path, name)]
+        if not found:
+            raise DataError("there is no text but blank lines", where=self.config.path, do="give files with text")
+        return iter(pick(found, limit=self.config.limit, shuffle=self.config.shuffle, seed=seed))
+
+    def _files(self) -> list[tuple[Path, str]]:
+        """(path, name below the folder that all the files share), in the order of the names."""
+        pattern = os.path.expanduser(self.config.path)
+        paths = [Path(pattern)]
+        if has_magic(pattern):
+            paths = [Path(p) for p in glob(pattern, recursive=True) if os.path.isfile(p)]
+        if not paths:
+            raise DataError("no file matches", where=self.config.path,
+                            do="check the glob; it is relative to the current folder")
+        base = os.path.commonpath([p.parent for p in paths])
+        return sorted((p, Path(os.path.relpath(p, base)).as_posix()) for p in paths)
+
+    def _split(self, path: Path, name: str) -> Iterator[Example]:
+        text = read_text(path)
+        if self.config.unit == "file":
+            pieces = [(0, text)]
+        else:
+            pattern = _PARAGRAPH if self.config.unit == "paragraph" else re.compile(r"[^\n]+")
+            pieces = [(m.start(), m.group().rstrip("\n")) for m in pattern.finditer(text)]
+        line, at = 1, 0
+        for start, piece in pieces:
+            line, at = line + text.count("\n", at, start), start
+            if piece.strip():
+                yield Example(text=piece, key=f"{name}:{line}", origin=f"{path}:{line}", meta={"file": name})
