@@ -104,6 +104,11 @@ def artifact_class(type_name: str) -> type[Artifact]:
     return found
 
 
+def attached(artifact: Artifact, folder: Path, registry: Registry) -> Artifact:
+    """The artifact as it now lies in `folder`, just saved: opened there if it keeps files, else the same object."""
+    return (type(artifact).attach(folder, artifact.facts(), registry) or artifact) if artifact.files() else artifact
+
+
 def load(folder: str | Path, registry: Registry | None = None) -> Artifact:
     """Load an artifact after checking the hash of every file (cost: one read of all its bytes).
 

