@@ -45,6 +45,10 @@ class UnknownComponentError(UserError):
     """No component of that kind and name can be used (unknown, ambiguous, broken or not installed)."""
 
 
+class PluginError(UserError):
+    """A plugin cannot be used: its import fails, its declaration is faulty, or it was written for another core."""
+
+
 class CapabilityError(UserError):
     """A component lacks a capability that its use here needs."""
 
