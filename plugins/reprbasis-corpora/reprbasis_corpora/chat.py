@@ -51,7 +51,7 @@ class ChatCorpus(Corpus[ChatConfig]):
         if self.config.path is None:
             name, text = PROMPTS, (files(__package__) / "data" / PROMPTS).read_text("utf-8")
         else:
-            name, text = self.config.path, read_text(self.config.path)
+            name, text = str(self.config.path), read_text(self.config.path)
         out: list[Example] = []
         seen: dict[str, str] = {}
         for number, line in enumerate(text.split("\n"), 1):
@@ -71,7 +71,7 @@ class ChatCorpus(Corpus[ChatConfig]):
         if self.config.domains:
             known = {str(e.meta["domain"]) for e in examples if "domain" in e.meta}
             if strange := [d for d in self.config.domains if d not in known]:
-                raise DataError(f"no dialogue has the domain '{strange[0]}'", where=self.config.path or PROMPTS,
+                raise DataError(f"no dialogue has the domain '{strange[0]}'", where=str(self.config.path or PROMPTS),
                                 do=near(strange[0], known) or "the rows have no 'domain': remove the filter")
             examples = [e for e in examples if e.meta.get("domain") in self.config.domains]
         if self.config.system is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from reprbasis.component import ComponentConfig
 class ChatConfig(ComponentConfig):
     """Dialogues as JSON lines."""
 
-    path: str | None = None
+    path: Path | None = None
     """JSON-lines file of dialogues; null: the prompt set that comes with this package."""
 
     limit: int | None = Field(None, ge=1)
@@ -50,8 +51,11 @@ class ChatConfig(ComponentConfig):
 class TextConfig(ComponentConfig):
     """Plain text files."""
 
-    path: str
-    """A text file, or a glob such as `books/**/*.txt`; files are read in the order of their names."""
+    path: Path
+    """A text file, or a folder of them; files are read in the order of their names."""
+
+    files: str = Field("**/*.txt", min_length=1)
+    """Which files of a folder are read, as a glob (`**` stands for any depth)."""
 
     unit: Literal["file", "paragraph", "line"] = "file"
     """What one example is; paragraphs are separated by blank lines. Blank units are left out."""

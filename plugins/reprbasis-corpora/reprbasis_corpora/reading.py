@@ -9,14 +9,14 @@ from reprbasis.errors import DataError
 from reprbasis.interfaces.tokens import Example
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: Path) -> str:
     """The text of a UTF-8 file (a byte-order mark is dropped).
 
     Raises:
         DataError: the file is missing, cannot be read, or is not UTF-8 (with the line).
     """
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = path.expanduser().read_bytes()
     except FileNotFoundError:
         raise DataError("there is no such file", where=str(path),
                         do="check the path; it is relative to the current folder") from None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from glob import glob, has_magic
 from pathlib import Path
 
 from reprbasis.errors import DataError
@@ -29,20 +27,20 @@ class TextCorpus(Corpus[TextConfig]):
         """
         found = [example for path, name in self._files() for example in self._split(path, name)]
         if not found:
-            raise DataError("there is no text but blank lines", where=self.config.path, do="give files with text")
+            raise DataError("there is no text but blank lines", where=str(self.config.path),
+                            do="give files with text")
         return iter(pick(found, limit=self.config.limit, shuffle=self.config.shuffle, seed=seed))
 
     def _files(self) -> list[tuple[Path, str]]:
-        """(path, name below the folder that all the files share), in the order of the names."""
-        pattern = os.path.expanduser(self.config.path)
-        paths = [Path(pattern)]
-        if has_magic(pattern):
-            paths = [Path(p) for p in glob(pattern, recursive=True) if os.path.isfile(p)]
-        if not paths:
-            raise DataError("no file matches", where=self.config.path,
-                            do="check the glob; it is relative to the current folder")
-        base = os.path.commonpath([p.parent for p in paths])
-        return sorted((p, Path(os.path.relpath(p, base)).as_posix()) for p in paths)
+        """(path, name below the folder), in the order of the names."""
+        root = self.config.path.expanduser()
+        if not root.is_dir():
+            return [(root, root.name)]
+        found = sorted((p.relative_to(root).as_posix(), p) for p in root.glob(self.config.files) if p.is_file())
+        if not found:
+            raise DataError(f"no file in the folder matches '{self.config.files}'", where=str(root),
+                            do="say which files to read with the option files, for example files: '**/*.md'")
+        return [(path, name) for name, path in found]
 
     def _split(self, path: Path, name: str) -> Iterator[Example]:
         text = read_text(path)

@@ -12,7 +12,7 @@ from reprbasis.errors import CapabilityError, DataError
 def corpus(tmp_path, *rows, **options):
     path = tmp_path / "d.jsonl"
     path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), encoding="utf-8")
-    return ChatCorpus(ChatConfig(path=str(path), **options))
+    return ChatCorpus(ChatConfig(path=path, **options))
 
 
 def dialogue(example):
@@ -78,10 +78,10 @@ def test_no_rows(tmp_path, text):
 
 def test_missing_and_not_utf8(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        ChatCorpus(ChatConfig(path=str(tmp_path / "none.jsonl"))).examples()
+        ChatCorpus(ChatConfig(path=tmp_path / "none.jsonl")).examples()
     (tmp_path / "l1.jsonl").write_bytes(b'{"prompt": "ok"}\n{"prompt": "caf\xe9"}')
     with pytest.raises(DataError, match="not UTF-8") as caught:
-        ChatCorpus(ChatConfig(path=str(tmp_path / "l1.jsonl"))).examples()
+        ChatCorpus(ChatConfig(path=tmp_path / "l1.jsonl")).examples()
     assert caught.value.where.endswith(":2")
 
 
