@@ -1,0 +1,1 @@
+"""Llama-type models for ReprBasis."""

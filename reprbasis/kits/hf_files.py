@@ -1,0 +1,214 @@
+"""Checkpoints on disk: finding them, their identity, and a GGUF file turned once into a safetensors directory."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError, StorageError, UserError
+
+_log = logging.getLogger(__name__)
+_NOTE = "conversion.json"
+_EDGE = 1 << 20
+_STALE_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint found: a directory in Hugging Face layout, or a GGUF file; `commit` for one from the hub."""
+
+    path: Path
+    commit: str | None = None
+
+    @property
+    def gguf(self) -> bool:
+        """Whether it is a GGUF file."""
+        return self.path.is_file()
+
+    @property
+    def identity(self) -> str:
+        """What tells these weights, config and tokenizer from others: hub commit, or a digest of the files."""
+        if self.commit:
+            return f"hub:{self.commit}"
+        if self.gguf:
+            return f"gguf:{digest_edges([self.path])}"
+        names = sorted(p for p in self.path.iterdir() if p.suffix in {".json", ".safetensors", ".jinja", ".model"})
+        return f"files:{digest_edges(p for p in names if p.name != _NOTE)}"
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: `$REPRBASIS_CACHE`, or `reprbasis` in the user's cache directory."""
+    if own := os.environ.get("REPRBASIS_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "reprbasis"
+
+
+def digest_edges(paths: Any) -> str:
+    """Digest of names, sizes, first and last mebibyte of files: cheap, and different for any two checkpoints met in practice."""
+    whole = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        whole.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            whole.update(file.read(_EDGE))
+            if size > 2 * _EDGE:
+                file.seek(-_EDGE, os.SEEK_END)
+            whole.update(file.read(_EDGE))
+    return whole.hexdigest()[:32]
+
+
+def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoint:
+    """Find a checkpoint: a path on disk, else a hub id (downloaded to the hub's own cache; without weights if not asked for).
+
+    Raises:
+        UserError: nothing is there, or the hub does not have it.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.exists() or checkpoint.startswith((".", "/", "~")) or path.suffix == ".gguf":
+        if revision is not None:
+            raise UserError(f"revision '{revision}' is set for the local checkpoint '{checkpoint}'", do="leave revision out")
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise UserError(f"'{checkpoint}' has no config.json", do="name a directory in Hugging Face layout or a .gguf file")
+        if not path.exists():
+            raise UserError(f"there is no checkpoint at '{checkpoint}'", do="check the path")
+        return Checkpoint(path)
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        if weights:
+            folder = Path(snapshot_download(checkpoint, revision=revision, allow_patterns=["*.json", "*.safetensors",
+                                                                                           "*.jinja", "*.model"]))
+        else:
+            folder = Path(hf_hub_download(checkpoint, "config.json", revision=revision)).parent
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"cannot get '{checkpoint}': it is no path on disk, and the hub answers: {str(error).splitlines()[0]}",
+                        do="check the name and the connection, or name a local directory") from error
+    return Checkpoint(folder, commit=folder.name)
+
+
+def converted(gguf: Path) -> Path:
+    """The safetensors directory made from a GGUF file, converting it (once per user) if need be; files are verified.
+
+    The directory appears by one rename, so it is whole or absent, whatever was killed and however many processes convert.
+
+    Raises:
+        ArtifactError: a converted file is damaged. UserError: a package for the conversion is missing.
+        StorageError: the cache cannot be written.
+    """
+    target = conversion_target(gguf)
+    if not target.is_dir():
+        _log.info("converting %s once to %s", gguf.name, target)
+        _convert(gguf, target)
+    verify(target)
+    return target
+
+
+def conversion_target(gguf: Path) -> Path:
+    """Where the conversion of that file belongs."""
+    return cache_dir() / "models" / f"{gguf.stem}-{digest_edges([gguf])[:12]}"
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a conversion with the hash taken when it was written.
+
+    Raises:
+        ArtifactError: names the first file that is missing or differs, and the remedy.
+    """
+    remedy = f"remove the directory {folder}; it is converted again on the next use"
+    try:
+        files = json.loads((folder / _NOTE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError("the note of the conversion cannot be read", where=str(folder / _NOTE), do=remedy) from error
+    for name, sha in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError("a converted file is missing", where=str(path), do=remedy)
+        if _sha(path) != sha:
+            raise ArtifactError("a converted file is damaged: it does not have the content that was written",
+                                where=str(path), do=remedy)
+
+
+def _sha(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"reading {gguf.name} needs the package '{package}'", do="pip install gguf accelerate")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write to the cache: {error}", where=str(target.parent),
+                           do="free space, or set REPRBASIS_CACHE to another directory") from error
+    try:
+        _write(gguf, work)
+        try:
+            work.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process was first, and its conversion is as good
+                raise
+    except OSError as error:
+        raise StorageError(f"cannot write the conversion: {error}", where=str(target),
+                           do="free space, or set REPRBASIS_CACHE to another directory") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed conversions of this file left behind."""
+    for left in target.parent.glob(f".{target.name}-*"):
+        if time.time() - left.stat().st_mtime > _STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(gguf: Path, work: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32,
+                                                     local_files_only=True)
+        # the weights are plain float32 now; these marks would make saving refuse and trainers think they are quantised
+        model.hf_quantizer = None
+        for name in ("is_quantized", "quantization_method"):
+            vars(model).pop(name, None)
+        del model.config.quantization_config
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+    files = {p.name: _sha(p) for p in sorted(work.iterdir())}
+    note = {"source": gguf.name, "files": files}
+    (work / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
+    for path in work.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars; as they were afterwards."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
