@@ -31,7 +31,7 @@ def test_what_is_saved_is_loaded(tmp_path, findings):
 
 
 def test_scores_and_circuits_round_trip(tmp_path):
-    edge = torch.sparse_coo_tensor([[0, 2], [1, 3]], [0.5, -1.0], (4, 4))
+    edge = torch.sparse_coo_tensor([[0, 2], [1, 3]], [0.5, -1.0], (4, 4), check_invariants=True)
     scores = ScoreTable({Site("resid", 1): torch.randn(4)}, {(Site("resid", 0), Site("resid", 1)): edge}, {"n": 3})
     circuit = Circuit({Site("resid", 1): torch.tensor([True, False, True, False])}, scores, {"task": "t"})
     back = rb.load(rb.save(circuit, tmp_path / "c"))

@@ -60,13 +60,13 @@ def test_residence_is_geometric_with_mean_two():
     entered = torch.zeros(n, dtype=torch.long)
     round_of, known = 0, 0
     serves = capacity // 2 // 128
-    for index, ids in enumerate(buffer):
+    for index, rows in enumerate(buffer):
         if index % serves == 0:
             round_of += 1
             newest = min(buffer._chunk * 500 + buffer._offset, n)
             entered[known:newest] = round_of
             known = newest
-        rounds.append(round_of - entered[ids] + 1)
+        rounds.append(round_of - entered[rows["id"]] + 1)
     stay = torch.cat(rounds).float()[: n // 2]
     assert abs(float(stay.mean()) - 2.0) < 0.1
     assert abs(float((stay == 1).float().mean()) - 0.5) < 0.03

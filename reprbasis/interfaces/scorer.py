@@ -71,7 +71,7 @@ class ScoreTable(Artifact):
         for name, shape in facts["edge_shapes"].items():
             a, _, b = name.partition(">")
             edges[Site.parse(a), Site.parse(b)] = torch.sparse_coo_tensor(
-                tensors[f"edge/{name}/indices"], tensors[f"edge/{name}/values"], tuple(shape)).coalesce()
+                tensors[f"edge/{name}/indices"], tensors[f"edge/{name}/values"], tuple(shape), check_invariants=True).coalesce()
         return cls(nodes, edges, facts["details"])
 
     def top(self, n: int) -> list[tuple[Site, int, float]]:

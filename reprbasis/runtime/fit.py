@@ -221,7 +221,7 @@ def _line(sums: Mapping[str, Tensor], step: int, every: int, batch: int) -> dict
     for name, value in sums.items():
         line[name] = float(value) / count
         if not torch.isfinite(value):
-            raise NumericsError(f"the term '{name}' became {float(value)}", where=f"training step {step + 1 - count} to {step + 1}",
+            raise NumericsError(f"the term '{name}' became {float(value)}", where=f"training steps {step + 2 - count} to {step + 1}",
                                 do="lower the learning rate, or look for rows of huge norm (norm_cap)")
     return line
 
