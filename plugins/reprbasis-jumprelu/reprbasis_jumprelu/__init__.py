@@ -1,0 +1,1 @@
+"""JumpReLU dictionaries: one learned threshold per latent."""

@@ -1,0 +1,1 @@
+"""ReLU dictionaries with an L1 penalty."""

@@ -1,0 +1,45 @@
+"""ReLU codes with an L1 penalty (Bricken et al. 2023, "Towards Monosemanticity"; unit-norm decoder).
+
+    z = relu(x W_enc^T + b_enc)      loss = |x - x^|^2 / V + l1 * sum_i z_i |d_i| / sqrt(V)
+
+V is the total variance of the data, |d_i| = 1 is kept by projection.
+
+Shapes: N rows, D width, K latents.
+"""
+
+import torch
+from torch.nn.functional import relu
+
+from reprbasis.kits.affine import AffineLearner, ThresholdDictionary, TrainingState, Weighted, auxk_loss
+from reprbasis.kits.sparse import codes_above
+
+from .config import ReLUConfig
+
+
+class ReLULearner(AffineLearner[ReLUConfig]):
+    """See the module."""
+
+    def build(self, tensors, stats):
+        """Thresholds are 0 and stay so."""
+        dictionary = ThresholdDictionary(*tensors, torch.zeros_like(tensors[1]))
+        dictionary.threshold.requires_grad_(False)
+        dictionary.state = TrainingState(self.config.width, stats.variance)
+        return dictionary
+
+    def loss(self, dictionary, rows, step):
+        """`reconstruction` (share of variance), `l1`, and `aux` for dead latents."""
+        batch, state = Weighted.of(rows), dictionary.state
+        codes = codes_above(batch.x, dictionary.W_enc, dictionary.b_enc, 0.0, self.scratch)
+        z = relu(codes.h)
+        error, residual = self.reconstruction(state, batch, codes.decode(z, dictionary.W_dec) + dictionary.b_dec, step)
+        norms = codes.at(torch.linalg.vector_norm(dictionary.W_dec, dim=1))
+        ramp = min(1.0, step.progress / self.config.warmup) if self.config.warmup else 1.0
+        size = batch.share @ codes.row_sum(z * norms) / state.variance.sqrt().to(z.dtype)
+        with torch.no_grad():
+            step.log("l0", batch.share @ codes.row_sum((z > 0).to(z.dtype)))
+            state.track(codes.fired(z), len(batch.x))
+        terms = {"reconstruction": error, "l1": self.config.l1 * ramp * size}
+        if self.config.aux:
+            dead = self.dead(state, step, len(batch.x))
+            terms["aux"] = self.config.aux * auxk_loss(dictionary, batch, residual, dead, max(dictionary.d_in // 2, 1))
+        return terms

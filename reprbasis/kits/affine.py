@@ -1,0 +1,286 @@
+"""Dictionaries with an affine encoder and decoder, and what their learners share.
+
+    h = x W_enc^T + b_enc        z = activate(h)        x^ = z W_dec + b_dec
+
+The decoder bias is not subtracted before encoding (a dictionary that does so is the same with b_enc - W_enc b_dec). Decoder rows
+have unit norm. Every loss is a share of the variance of the data, so coefficients mean the same at every width D.
+
+Shapes: N rows, D width, K latents.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, relu
+
+from ..errors import ArtifactError, ShapeError
+from ..interfaces.learner import ActivationStats, Dictionary, DictionaryLearner, Rows, StepInfo
+from .affine_config import AffineConfig
+from .sparse import Codes, Scratch, codes_topk
+
+A = TypeVar("A", bound=AffineConfig)
+
+
+class TrainingState(nn.Module):
+    """What training needs beyond the parameters; buffers, so that checkpoints hold it. Not part of the shipped form.
+
+    Args:
+        width: K.
+        variance: total variance of the data; losses are divided by it.
+        more: further numbers, kept as fp64 scalars and read with `state["name"]`.
+    """
+
+    silent: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, variance: float, **more: float) -> None:
+        super().__init__()
+        self.register_buffer("silent", torch.zeros(width, dtype=torch.int64))
+        self.register_buffer("variance", torch.tensor(variance, dtype=torch.float64))
+        for name, value in more.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.get_buffer(name)
+
+    def track(self, fired: Tensor, rows: int) -> None:
+        """Count rows since each latent fired; `fired` is [K] bool."""
+        self.silent.add_(rows).masked_fill_(fired, 0)
+
+
+class AffineDictionary(Dictionary):
+    """An affine encoder, an activation, an affine decoder.
+
+    Args:
+        encoder: [K, D], encoder_bias: [K], decoder: [K, D], decoder_bias: [D]. FLOPs per row: 2*D*K each to encode and decode.
+
+    Raises:
+        ShapeError: the tensors do not fit together.
+    """
+
+    state: TrainingState | None
+
+    def __init__(self, encoder: Tensor, encoder_bias: Tensor, decoder: Tensor, decoder_bias: Tensor) -> None:
+        super().__init__()
+        k, d = encoder.shape
+        if decoder.shape != (k, d) or encoder_bias.shape != (k,) or decoder_bias.shape != (d,):
+            have = [tuple(t.shape) for t in (encoder, encoder_bias, decoder, decoder_bias)]
+            raise ShapeError(f"encoder, bias, decoder, bias have shapes {have}", do="use [K, D], [K], [K, D], [D]")
+        self.d_in, self.d_dict = d, k
+        self.W_enc, self.b_enc = nn.Parameter(encoder), nn.Parameter(encoder_bias)
+        self.W_dec, self.b_dec = nn.Parameter(decoder), nn.Parameter(decoder_bias)
+        self.state = None
+
+    @abstractmethod
+    def activate(self, h: Tensor) -> Tensor:
+        """Pre-activations [..., K] -> codes [..., K]."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.activate(x @ self.W_enc.T + self.b_enc)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z @ self.W_dec + self.b_dec
+
+    def directions(self) -> Tensor:
+        return self.W_dec
+
+    def folded(self, scale: float, mean: Tensor | None = None, *, keep: Literal["codes", "norms"] = "codes") -> Self:
+        """The same dictionary for raw x, when this one was trained on x' = (x - mean) * scale.
+
+        Args:
+            scale, mean: of the normaliser; mean is [D] or None for 0.
+            keep: `codes` leaves the codes as they are and divides the decoder by the scale (fold A); `norms` leaves encoder and
+                decoder rows as they are and puts the codes in raw units, codes / scale (fold B).
+        """
+        out = deepcopy(self)
+        shift = torch.zeros_like(self.b_dec) if mean is None else mean.to(self.b_dec)
+        with torch.no_grad():
+            if keep == "codes":
+                out.W_enc *= scale
+                out.W_dec /= scale
+            else:
+                out.b_enc /= scale
+                out._scale_codes(1 / scale)
+            out.b_enc -= out.W_enc @ shift
+            out.b_dec.div_(scale).add_(shift)
+        return out
+
+    def _scale_codes(self, factor: float) -> None:
+        """Adapt what is measured in units of pre-activations other than weights and biases (thresholds)."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Inverse of `state_dict()`; exact.
+
+        Raises:
+            ArtifactError: a tensor is missing.
+        """
+        names = cls.tensor_names()
+        if missing := [n for n in names if n not in tensors]:
+            raise ArtifactError(f"the dictionary lacks {', '.join(missing)}", do="learn it again, or use the learner that made it")
+        return cls(*(tensors[n].clone() for n in names))
+
+    @classmethod
+    def tensor_names(cls) -> tuple[str, ...]:
+        """Names in the order of the constructor's arguments."""
+        return "W_enc", "b_enc", "W_dec", "b_dec"
+
+
+class ThresholdDictionary(AffineDictionary):
+    """`activate(h) = h where h > threshold, else 0` (JumpReLU, Erichson et al. 2019); ReLU is threshold 0.
+
+    Args:
+        threshold: [K], not negative.
+    """
+
+    def __init__(self, encoder: Tensor, encoder_bias: Tensor, decoder: Tensor, decoder_bias: Tensor, threshold: Tensor) -> None:
+        super().__init__(encoder, encoder_bias, decoder, decoder_bias)
+        if threshold.shape != encoder_bias.shape:
+            raise ShapeError(f"the threshold has shape {tuple(threshold.shape)}, the dictionary {self.d_dict} latents",
+                             do="give one threshold for each latent")
+        self.threshold = nn.Parameter(threshold)
+
+    def activate(self, h: Tensor) -> Tensor:
+        return torch.where(h > self.threshold, h, torch.zeros_like(h))
+
+    def _scale_codes(self, factor: float) -> None:
+        self.threshold *= factor
+
+    @classmethod
+    def tensor_names(cls) -> tuple[str, ...]:
+        return *super().tensor_names(), "threshold"
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Rows that count: x [N, D], their share of the loss [N] (sums to 1), site [N]."""
+
+    x: Tensor
+    share: Tensor
+    site: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows) -> Weighted:
+        """Rows of weight 0 are left out, so that nothing depends on them."""
+        x, weight, site = rows.x, rows.weight.to(rows.x.dtype), rows.site
+        if bool((weight == 0).any()):
+            keep = weight > 0
+            x, weight, site = x[keep], weight[keep], site[keep]
+        return cls(x, weight / weight.sum(), site)
+
+
+class AffineLearner(DictionaryLearner[A]):
+    """Initialisation, unit-norm decoder and dead-latent bookkeeping of learners of affine dictionaries.
+
+    A learner adds `build` (the dictionary from its four tensors) and `loss`.
+    """
+
+    def __init__(self, config: A) -> None:
+        super().__init__(config)
+        self.scratch = Scratch()
+
+    @abstractmethod
+    def build(self, tensors: tuple[Tensor, Tensor, Tensor, Tensor], stats: ActivationStats) -> AffineDictionary:
+        """The training form, with its `state`, from encoder, encoder bias, decoder, decoder bias."""
+
+    def start(self, stats: ActivationStats, generator: torch.Generator) -> AffineDictionary:
+        """Random unit directions, decoder bias = mean, tied encoder, scaled so that the first reconstruction is the best multiple."""
+        rows = torch.randn(self.config.width, stats.d_in, generator=generator, dtype=torch.float32)
+        decoder = normalize(rows).to(stats.mean)
+        dictionary = self.build((decoder.clone(), -decoder @ stats.mean, decoder, stats.mean.clone()), stats)
+        with torch.no_grad():
+            sample = stats.sample[:1024]
+            guess, truth = dictionary(sample) - dictionary.b_dec, sample - dictionary.b_dec
+            power = guess.square().sum()
+            factor = float((guess * truth).sum() / power) if power > 0 else 1.0
+            if factor > 0:
+                dictionary.W_enc *= factor
+                dictionary.b_enc *= factor
+                dictionary._scale_codes(factor)
+        return dictionary
+
+    def before_step(self, dictionary: Dictionary, step: StepInfo) -> None:
+        """Remove the part of the decoder's gradient that would change the norm of its rows."""
+        assert isinstance(dictionary, AffineDictionary)
+        rows, grad = dictionary.W_dec.data, dictionary.W_dec.grad
+        if grad is not None:
+            grad.addcmul_(rows, (rows * grad).sum(1, keepdim=True), value=-1)
+
+    def after_step(self, dictionary: Dictionary, step: StepInfo) -> None:
+        """Decoder rows back to unit norm."""
+        assert isinstance(dictionary, AffineDictionary)
+        rows = dictionary.W_dec.data
+        rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12))
+
+    def finish(self, dictionary: Dictionary, stats: ActivationStats) -> AffineDictionary:
+        """The dictionary without its training state."""
+        assert isinstance(dictionary, AffineDictionary)
+        shipped = deepcopy(dictionary)
+        shipped.state = None
+        return shipped
+
+    def reconstruction(self, state: TrainingState, batch: Weighted, guess: Tensor, step: StepInfo) -> tuple[Tensor, Tensor]:
+        """Squared error as a share of the data's variance, and the residual x - x^ [N, D]. Logs `fvu` against this batch."""
+        residual = batch.x - guess
+        error = torch.linalg.vecdot(residual, residual) @ batch.share
+        with torch.no_grad():
+            mean = batch.share @ batch.x
+            step.log("fvu", error / (torch.linalg.vecdot(batch.x, batch.x) @ batch.share - mean @ mean))
+        return error / state.variance.to(error.dtype), residual
+
+    def dead(self, state: TrainingState, step: StepInfo, rows: int) -> Tensor:
+        """Indices of the latents silent for longer than `dead_after`; logs `dead`, their share of all latents."""
+        found = (state.silent > self.config.dead_after * step.total * rows).nonzero()[:, 0]
+        step.log("dead", torch.tensor(len(found) / len(state.silent)))
+        return found
+
+    def restore(self, d_in: int, tensors: Mapping[str, Tensor]) -> AffineDictionary:
+        """The shipped form; exact.
+
+        Raises:
+            ShapeError: the tensors are of another width.
+        """
+        out = self.form().from_tensors(tensors)
+        if out.d_in != d_in:
+            raise ShapeError(f"the dictionary takes width {out.d_in}, not {d_in}", do="use it with the sites it was learned on")
+        return out
+
+    def form(self) -> type[AffineDictionary]:
+        """Class of the shipped form."""
+        return ThresholdDictionary
+
+
+def auxk_loss(dictionary: AffineDictionary, batch: Weighted, residual: Tensor, dead: Tensor, k: int) -> Tensor:
+    """Dead latents reconstruct what the others miss (AuxK, Gao et al. 2024), as a share of its variance.
+
+    Only the k most active dead latents of each row take part; the residual is detached, so other latents get no gradient.
+
+    Args:
+        residual: [N, D]; dead: indices of dead latents. Costs 2*N*D*len(dead) FLOPs.
+    """
+    if len(dead) == 0:
+        return residual.new_zeros(())
+    target = residual.detach()
+    codes: Codes = codes_topk(batch.x, dictionary.W_enc[dead], dictionary.b_enc[dead], k, Scratch())
+    miss = target - codes.decode(codes.kept(relu(codes.h)), dictionary.W_dec[dead])
+    spread = target - batch.share @ target
+    share = batch.share @ torch.linalg.vecdot(miss, miss) / (batch.share @ torch.linalg.vecdot(spread, spread)).clamp_min(1e-30)
+    return share * min(len(dead) / k, 1.0)
+
+
+def reach_loss(dictionary: ThresholdDictionary, batch: Weighted, dead: Tensor) -> Tensor:
+    """How far dead latents are below their thresholds: sum over dead of mean relu(threshold - h) (Anthropic, January 2025).
+
+    A latent that fires nowhere in the batch has relu(threshold - h) = threshold - h, whose mean is threshold - h(mean x): the
+    cost is 2*D*len(dead) FLOPs, not a product over rows.
+    """
+    mean = batch.share @ batch.x
+    gap = dictionary.threshold[dead] - dictionary.W_enc[dead] @ mean - dictionary.b_enc[dead]
+    return gap.sum()

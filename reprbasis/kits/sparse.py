@@ -1,0 +1,316 @@
+"""Exact training kernels for sparse codes: one dense matrix product per step, everything else on the active entries.
+
+A training step of a dictionary needs five dense products of 2*N*D*K FLOPs each: pre-activations, decoding, the gradient of the
+codes and the gradients of both weight matrices. Only the first must be dense. With E = N * (mean L0) active entries the other
+four cost 2*E*D each:
+
+    step                                   dense FLOPs   FLOPs here    bytes moved here (fp32)
+    h = x W_enc^T + b                      2 N D K       2 N D K       4 (N D + K D + N K)
+    decode  x^ = z W_dec                   2 N D K       2 E D         4 (E D + N D)
+    dL/dz at active entries                2 N D K       2 E D         4 (E D + N D)
+    dL/dW_dec = z^T dL/dx^                 2 N D K       2 E D         4 (E D + K D)
+    dL/dW_enc = (dL/dh)^T x                2 N D K       2 E D         4 (E D + K D)
+
+`Codes` holds the pre-activations of the entries that can matter, as one flat differentiable vector; learners write their
+activation function and losses on it with plain autograd. Above `DENSE_ABOVE` of all entries, and on devices other than the CPU,
+the same formulas run on the dense [N, K] matrix. Both ways give the same loss and gradients up to rounding.
+
+Shapes: N rows, D width, K latents, E active entries (`kept` of the N * K).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
+
+DENSE_ABOVE = 0.12
+"""Share of active entries above which dense products are faster (measured on a 2-core AVX-512 CPU, D 576, K 4608)."""
+
+
+class Scratch:
+    """A [N, K] buffer that is kept between steps.
+
+    A fresh 75 MB tensor costs the CPU as much in page faults as the product that fills it. The view returned by `take` is valid
+    until the next `take`; autograd raises if it was overwritten before backward.
+    """
+
+    def __init__(self) -> None:
+        self._flat: Tensor | None = None
+
+    def take(self, n: int, k: int, like: Tensor) -> Tensor:
+        """An uninitialised [n, k] matrix of the dtype and device of `like`."""
+        if self._flat is None or self._flat.numel() < n * k or (self._flat.dtype, self._flat.device) != (like.dtype, like.device):
+            self._flat = torch.empty(n * k, dtype=like.dtype, device=like.device)
+        return self._flat[:n * k].view(n, k)
+
+
+class Pattern:
+    """Which entries of an [N, K] matrix are kept, row by row.
+
+    Args:
+        rows, cols: [E] int64, sorted by row.
+        shape: (N, K).
+    """
+
+    def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> None:
+        self.rows, self.cols, self.shape = rows, cols, shape
+
+    @cached_property
+    def row_starts(self) -> Tensor:
+        """[N + 1] where each row starts."""
+        return _starts(self.rows, self.shape[0])
+
+    @cached_property
+    def column_starts(self) -> Tensor:
+        """[K + 1] where each column starts once the entries are sorted by column."""
+        return _starts(self.cols, self.shape[1])
+
+    @cached_property
+    def by_column(self) -> Tensor:
+        """[E] the order of entries by column, rows ascending within a column."""
+        narrow = torch.int16 if self.shape[1] <= 2**15 else torch.int32
+        return self.cols.to(narrow).argsort(stable=True)
+
+    def times(self, values: Tensor, table: Tensor) -> Tensor:
+        """[E] values as a sparse [N, K], times [K, D] -> [N, D]."""
+        return _bags(self.cols, table, self.row_starts, values)
+
+    def transposed_times(self, values: Tensor, table: Tensor) -> Tensor:
+        """[E] values as a sparse [N, K], transposed, times [N, D] -> [K, D]."""
+        return _bags(self.rows[self.by_column], table, self.column_starts, values[self.by_column])
+
+    def sample(self, left: Tensor, right: Tensor) -> Tensor:
+        """[E] the kept entries of `left [N, D] @ right[K, D]^T`."""
+        mould = torch.sparse_csr_tensor(self.row_starts, self.cols, left.new_zeros(self.cols.shape), self.shape,
+                                        check_invariants=False)
+        return torch.sparse.sampled_addmm(mould, left, right.T, beta=0.0).values()
+
+
+def _starts(index: Tensor, size: int) -> Tensor:
+    starts = index.new_zeros(size + 1)
+    torch.cumsum(torch.bincount(index, minlength=size), 0, out=starts[1:])
+    return starts
+
+
+def _bags(index: Tensor, table: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    return embedding_bag(index, table, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+class _EncodeAt(torch.autograd.Function):
+    """[E] kept entries of x W^T + b, whose values are known; backward by sparse products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.pattern = pattern
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        pattern: Pattern = ctx.pattern
+        grad = grad.contiguous()
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        return (pattern.times(grad, weight) if need_x else None,
+                pattern.transposed_times(grad, x) if need_weight else None,
+                _column_sum(pattern, grad) if need_bias else None, None, None)
+
+
+class _EncodeDense(torch.autograd.Function):
+    """[N, K] x W^T + b, whose values are known."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        return (grad @ weight if need_x else None, grad.T @ x if need_weight else None,
+                grad.sum(0) if need_bias else None, None)
+
+
+class _DecodeAt(torch.autograd.Function):
+    """[N, D] sparse codes times [K, D]; the gradient of the codes only where they are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.pattern = pattern
+        return pattern.times(values, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, weight = ctx.saved_tensors
+        pattern: Pattern = ctx.pattern
+        grad = grad.contiguous()
+        need_values, need_weight = ctx.needs_input_grad[:2]
+        return (pattern.sample(grad, weight) if need_values else None,
+                pattern.transposed_times(values, grad) if need_weight else None, None)
+
+
+def _column_sum(pattern: Pattern, values: Tensor) -> Tensor:
+    return values.new_zeros(pattern.shape[1]).index_add_(0, pattern.cols, values)
+
+
+class Codes(ABC):
+    """Pre-activations `h` of one batch, differentiable in x, W_enc and b_enc.
+
+    `h` is [E] (kept entries) or [N, K]; functions that act entry by entry work on both. Entries that were not kept count as 0.
+    """
+
+    h: Tensor
+
+    @abstractmethod
+    def at(self, parameter: Tensor) -> Tensor:
+        """[K] one value per latent -> aligned with `h`."""
+
+    @abstractmethod
+    def kept(self, values: Tensor) -> Tensor:
+        """`values`, aligned with `h`, and 0 where an entry was not kept."""
+
+    @abstractmethod
+    def row_sum(self, values: Tensor) -> Tensor:
+        """Aligned with `h` -> [N]."""
+
+    @abstractmethod
+    def decode(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Codes aligned with `h`, times [K, D] -> [N, D]."""
+
+    @abstractmethod
+    def fired(self, values: Tensor) -> Tensor:
+        """[K] bool: latents with a positive code somewhere in the batch."""
+
+
+class SparseCodes(Codes):
+    """`h` is [E]."""
+
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, pattern: Pattern) -> None:
+        self.pattern = pattern
+        self.h = _EncodeAt.apply(x, weight, bias, values, pattern)  # type: ignore[no-untyped-call]
+
+    def at(self, parameter: Tensor) -> Tensor:
+        return parameter.index_select(0, self.pattern.cols)
+
+    def kept(self, values: Tensor) -> Tensor:
+        return values
+
+    def row_sum(self, values: Tensor) -> Tensor:
+        return values.new_zeros(self.pattern.shape[0]).index_add(0, self.pattern.rows, values)
+
+    def decode(self, values: Tensor, weight: Tensor) -> Tensor:
+        out: Tensor = _DecodeAt.apply(values, weight, self.pattern)  # type: ignore[no-untyped-call]
+        return out
+
+    def fired(self, values: Tensor) -> Tensor:
+        return torch.bincount(self.pattern.cols[values > 0], minlength=self.pattern.shape[1]) > 0
+
+
+class DenseCodes(Codes):
+    """`h` is [N, K]; `mask` [N, K] bool says what is kept."""
+
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, mask: Tensor) -> None:
+        self.mask = mask
+        self.h = _EncodeDense.apply(x, weight, bias, values)  # type: ignore[no-untyped-call]
+
+    def at(self, parameter: Tensor) -> Tensor:
+        return parameter
+
+    def kept(self, values: Tensor) -> Tensor:
+        return values.masked_fill(~self.mask, 0.0)
+
+    def row_sum(self, values: Tensor) -> Tensor:
+        return values.sum(1)
+
+    def decode(self, values: Tensor, weight: Tensor) -> Tensor:
+        return values @ weight
+
+    def fired(self, values: Tensor) -> Tensor:
+        return (values > 0).any(0)
+
+
+def _preactivations(x: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch) -> Tensor:
+    return torch.addmm(bias, x, weight.T, out=scratch.take(x.shape[0], weight.shape[0], x))
+
+
+def _from_mask(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor, mask: Tensor) -> Codes:
+    if h.device.type != "cpu" or int(mask.count_nonzero()) > DENSE_ABOVE * mask.numel():
+        return DenseCodes(x, weight, bias, h, mask)
+    flat = mask.view(-1).nonzero()[:, 0]
+    rows = flat.div(h.shape[1], rounding_mode="floor")
+    pattern = Pattern(rows, flat - rows * h.shape[1], (h.shape[0], h.shape[1]))
+    return SparseCodes(x, weight, bias, h.view(-1)[flat], pattern)
+
+
+def codes_above(x: Tensor, weight: Tensor, bias: Tensor, floor: Tensor | float, scratch: Scratch) -> Codes:
+    """Codes that keep every pre-activation above `floor` (a number, or [K]).
+
+    Args:
+        x: [N, D]; weight: [K, D]; bias: [K]. Costs 2*N*D*K FLOPs and two passes over [N, K].
+        floor: below it neither the code nor any gradient may depend on the pre-activation.
+        scratch: reused for the pre-activations.
+    """
+    with torch.no_grad():
+        h = _preactivations(x, weight, bias, scratch)
+        mask = h > floor
+    return _from_mask(x, weight, bias, h, mask)
+
+
+def codes_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, scratch: Scratch) -> Codes:
+    """Codes that keep the k largest pre-activations of every row, where positive. Arguments as in `codes_above`."""
+    with torch.no_grad():
+        h = _preactivations(x, weight, bias, scratch)
+        n, width = h.shape
+        k = min(k, width)
+        values, cols = h.topk(k, dim=1, sorted=False)
+        if h.device.type != "cpu" or k > DENSE_ABOVE * width:
+            mask = torch.zeros_like(h, dtype=torch.bool).scatter_(1, cols, values > 0)
+            return DenseCodes(x, weight, bias, h, mask)
+        rows = torch.arange(n).repeat_interleave(k)
+        values, cols = values.view(-1), cols.view(-1)
+        positive = values > 0
+        if not bool(positive.all()):
+            rows, cols, values = rows[positive], cols[positive], values[positive]
+    return SparseCodes(x, weight, bias, values, Pattern(rows, cols, (n, width)))
+
+
+def codes_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, k: float, scratch: Scratch) -> Codes:
+    """Codes that keep the N*k largest pre-activations of the whole batch, where positive. Arguments as in `codes_above`."""
+    with torch.no_grad():
+        h = _preactivations(x, weight, bias, scratch)
+        mask = batch_topk_mask(h, round(k * h.shape[0]))
+    return _from_mask(x, weight, bias, h, mask)
+
+
+def batch_topk_mask(h: Tensor, count: int) -> Tensor:
+    """[N, K] bool: exactly the `count` largest entries of `h` (fewer when fewer are positive).
+
+    Sorting N*K entries is slow. A threshold estimated from a sample of rows leaves a few more candidates than `count`, among
+    which the answer is found exactly; should the estimate leave too few, it is lowered until it does not.
+    """
+    flat = h.reshape(-1)
+    count = min(count, flat.numel())
+    sample = h[:: max(h.shape[0] // 64, 1)].reshape(-1)
+    share = 1.3 * count / flat.numel()
+    while share < 1:
+        floor = sample.topk(max(round(share * sample.numel()), 1), sorted=False).values.min().clamp_min(0)
+        candidates = (flat > floor).nonzero()[:, 0]
+        if len(candidates) >= count or float(floor) == 0:
+            break
+        share *= 2
+    else:
+        candidates = (flat > 0).nonzero()[:, 0]
+    if len(candidates) > count:
+        candidates = candidates[flat[candidates].topk(count, sorted=False).indices]
+    return torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, candidates, True).view_as(h)
