@@ -36,7 +36,7 @@ _HOME = {
     "save": "artifacts.store",
 }
 
-__all__ = [  # noqa: RUF022 (sorted by _HOME)
+__all__ = [
     "Component", "ComponentConfig", "Port", "Registry", "Selection", "Site", "Sites", "Use", "create", "fit", "harvest",
     "hookimpl", "load", "registry", "save",
 ]

@@ -68,7 +68,7 @@ class Registry:
     """All components known to this process.
 
     Args:
-        known: kind -> name -> distribution, for components that exist but may not be installed (used in error messages).
+        known: kind -> name -> distribution, for components that exist but may not be installed (for error messages).
     """
 
     def __init__(self, known: Mapping[str, Mapping[str, str]] | None = None) -> None:
@@ -82,7 +82,8 @@ class Registry:
 
     # ---- filling it
 
-    def add(self, plugin: object, *, origin: str | None = None, version: str = "", replace: bool = False) -> list[Registered]:
+    def add(self, plugin: object, *, origin: str | None = None, version: str = "",
+            replace: bool = False) -> list[Registered]:
         """Add the components of a declaration module, or of any object with a `reprbasis_register` hook.
 
         Args:
@@ -101,7 +102,7 @@ class Registry:
         if replace:
             self.remove(origin)
         if self._plugins.is_registered(plugin):
-            raise PluginError("the plugin has been added before", where=origin, do="add it with replace=True to renew it")
+            raise PluginError("the plugin has been added before", where=origin, do="pass replace=True to renew it")
         staged: dict[tuple[str, str], Registered] = {}
         with self._staging(staged, origin, version):
             try:
@@ -109,7 +110,7 @@ class Registry:
                 self._plugins.check_pending()
                 if not staged:
                     raise PluginError("the plugin offers no component", where=origin,
-                                      do="mark its function reprbasis_register(register) with @hookimpl and call register(...)")
+                                      do="mark reprbasis_register(register) with @hookimpl and call register(...)")
             except BaseException as error:
                 if self._plugins.is_registered(plugin):
                     self._plugins.unregister(plugin)
@@ -207,8 +208,8 @@ class Registry:
         hints.append(f"installed: {', '.join(sorted(installed)) or 'none'}")
         hints += [f"broken: {b.origin} ({b.error}); {b.do}" for b in broken or self.broken]
         hints += [] if installed or self.broken else ["see `reprbasis plugins`"]
-        article = "an" if kind[0] in "aeiou" else "a"
-        return UnknownComponentError(f"'{name}' is not {article} {kind} that can be used", do="\n     ".join(filter(None, hints)))
+        return UnknownComponentError(f"there is no {kind} '{name}' that can be used",
+                                     do="\n     ".join(filter(None, hints)))
 
     # ---- using it
 
@@ -289,9 +290,11 @@ def _import(path: str, found: Registered) -> Any:
         do = f"pip install the package that has '{missing}', or {again}" if missing else again
         raise PluginError(f"{label} cannot be imported: {error}", where=found.origin, do=do) from error
     except Exception as error:
-        raise PluginError(f"{label} cannot be imported: {type(error).__name__}: {error}", where=found.origin, do=again) from error
+        told = f"{label} cannot be imported: {type(error).__name__}: {error}"
+        raise PluginError(told, where=found.origin, do=again) from error
     try:
         return getattr(target, attribute)
     except AttributeError as error:
-        raise PluginError(f"the factory of {label} names '{attribute}', which {module} does not have", where=found.origin,
-                          do=near(attribute, [n for n in vars(target) if not n.startswith("_")]) or again) from error
+        told = f"the factory of {label} names '{attribute}', which {module} does not have"
+        hint = near(attribute, [n for n in vars(target) if not n.startswith("_")]) or again
+        raise PluginError(told, where=found.origin, do=hint) from error

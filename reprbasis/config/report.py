@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -10,8 +10,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ..errors import ConfigError, Problem, near
 
-Path = tuple[str | int, ...]
-Lines = Mapping[Path, str]
+KeyPath = tuple[str | int, ...]
+Lines = Mapping[KeyPath, str]
 """Key path -> where it was written, `file:line` or `--set a.b=c`."""
 
 M = TypeVar("M", bound=BaseModel)
@@ -37,14 +37,28 @@ def validate(model: type[M], data: Any, context: Any) -> M:
             for e in error.errors(include_url=False)]) from None
 
 
-def problems(error: ValidationError, lines: Lines | None = None, prefix: Path = ()) -> list[Problem]:
+def together(*parts: Callable[[], Any]) -> list[Any]:
+    """The results of all parts, or one error with the complaints of all that fail."""
+    results, entries = [], []
+    for part in parts:
+        try:
+            results.append(part())
+        except ValidationError as error:
+            entries += [InitErrorDetails(type=complaint(**e["ctx"]), loc=e["loc"], input=e["input"])
+                        for e in error.errors(include_url=False)]
+        except PydanticCustomError as error:
+            entries.append(InitErrorDetails(type=error, loc=(), input=None))
+    if entries:
+        raise ValidationError.from_exception_data("", entries)
+    return results
+
+
+def problems(error: ValidationError, lines: Lines | None = None) -> list[Problem]:
     """The entries of an error of `validate`, each with its key path and, where known, its line."""
     out = []
     for entry in error.errors(include_url=False):
-        context = entry.get("ctx", {})
-        path = (*prefix, *entry["loc"])
-        what = str(context.get("what", entry["msg"]))
-        out.append(Problem(f"{dotted(path)}: {what}" if path else what, where(path, lines or {}), context.get("do") or None))
+        path, what, do = entry["loc"], entry["ctx"]["what"], entry["ctx"]["do"]
+        out.append(Problem(f"{dotted(path)}: {what}" if path else what, where(path, lines or {}), do or None))
     return list(dict.fromkeys(out))
 
 
@@ -53,34 +67,35 @@ def config_error(error: ValidationError, lines: Lines | None = None) -> ConfigEr
     return ConfigError(problems(error, lines))
 
 
-def where(path: Path, lines: Lines) -> str | None:
+def where(path: KeyPath, lines: Lines) -> str | None:
     """The line of the deepest part of `path` that was written down."""
-    known: Path = ()
+    known: KeyPath = ()
     for part in path:
         if (*known, part) in lines:
             known = (*known, part)
     return lines.get(known)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """`("steps", "basis", "width")` -> `steps.basis.width`."""
     return ".".join(map(str, path))
 
 
 def _complaint(model: type[BaseModel], entry: Any) -> PydanticCustomError:
     if entry["type"] == _CODE:
-        return complaint(entry["ctx"]["what"], entry["ctx"]["do"])
+        return complaint(**entry["ctx"])
     if entry["type"] == "extra_forbidden":
         fields = _fields(model, entry["loc"][:-1])
-        return complaint("unknown key", near(str(entry["loc"][-1]), fields) or "leave it out; there are no options here")
+        hint = near(str(entry["loc"][-1]), fields)
+        return complaint("unknown key", hint or "leave it out; there are no options here")
     if entry["type"] == "missing":
-        return complaint("this key is required", None)
+        return complaint("this key is required")
     shown = repr(entry["input"])
     message = entry["msg"].removeprefix("Value error, ")
     return complaint(f"{message[:1].lower()}{message[1:]}, got {shown if len(shown) < 80 else shown[:77] + '...'}")
 
 
-def _fields(model: type[BaseModel], path: Path) -> list[str]:
+def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:
     """Names of the keys that `model` knows at `path`, following nested models."""
     here: Any = model
     for part in path:

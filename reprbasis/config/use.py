@@ -87,7 +87,7 @@ class Use:
             from ..discovery import default_registry
 
             registry = default_registry()
-        return _resolve(registry, self.kind, value)
+        return resolve(registry, self.kind, value)
 
 
 def select(registry: Registry, kind: str, value: Any) -> Selection:
@@ -97,15 +97,19 @@ def select(registry: Registry, kind: str, value: Any) -> Selection:
     if isinstance(value, Mapping) and isinstance(value.get("use"), str):
         registry.component(kind, value["use"])  # an unknown name is an UnknownComponentError here, not a ConfigError
     try:
-        return _resolve(registry, kind, value)
+        return resolve(registry, kind, value)
     except ValidationError as error:
         raise config_error(error) from None
     except ValueError as error:
         raise ConfigError([Problem(str(error), do=getattr(error, "context", {}).get("do"))]) from None
 
 
-def _resolve(registry: Registry, kind: str, value: Any) -> Selection:
-    """The selection, or a complaint or `ValidationError` (which pydantic merges into the outer one)."""
+def resolve(registry: Registry, kind: str, value: Any) -> Selection:
+    """The selection that a config value means.
+
+    Raises:
+        PydanticCustomError, ValidationError: complaints, which pydantic merges into the error of an outer config.
+    """
     if isinstance(value, Selection):
         if value.kind != kind:
             raise complaint(f"a {kind} is needed here, got the {value.kind} '{value.name}'")

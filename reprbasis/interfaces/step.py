@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import Problem
 from .artifact import Artifact
 from .base import C, Configured
-from .model import ModelAdapter
+from .model import ModelAdapter, ModelInfo
 from .reporter import Progress, Silent
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class StepContext:
 
 class Step(Configured[C]):
     """Turns artifacts into an artifact. The same inputs, config and seed give the same bytes."""
+
+    @classmethod
+    def check(cls, config: C, info: ModelInfo) -> list[Problem]:
+        """What in `config` does not fit the model, found before anything runs; site selectors are checked for you."""
+        return []
 
     @abstractmethod
     def run(self, context: StepContext, **inputs: Artifact) -> Artifact:

@@ -1,0 +1,83 @@
+"""Arguments and output shared by the commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..interfaces.reporter import StepRecord
+    from ..pipeline.spec import PipelineSpec
+    from ..registry import Registry
+
+
+def pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE and `--set`."""
+    parser.add_argument("file", metavar="FILE", help="a pipeline in YAML")
+    parser.add_argument("--set", dest="overrides", metavar="a.b=c", action="append", default=[],
+                        help="change a value, for example steps.basis.learner.width=64 (may be repeated)")
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--until`, `--force` and `--runs`."""
+    parser.add_argument("--until", metavar="STEP", help="stop after this step")
+    parser.add_argument("--force", metavar="STEP", nargs="?", const="*", action="append", default=[],
+                        help="run a step even if its artifact exists; without STEP: all steps (may be repeated)")
+    parser.add_argument("--runs", metavar="DIR", default="runs", help="directory of all runs (default: runs)")
+
+
+def json_argument(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def read_pipeline(args: argparse.Namespace) -> tuple[PipelineSpec, Registry]:
+    """The pipeline of `pipeline_arguments`, checked up to stage 2, and the registry."""
+    from ..discovery import default_registry
+    from ..pipeline.spec import read
+
+    registry = default_registry()
+    return read(args.file, args.overrides, registry), registry
+
+
+def print_json(value: Any) -> None:
+    """Print JSON values."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """Print a table: with rich on a terminal, as aligned plain text anywhere else (where nothing is cut off)."""
+    rows = [tuple(row) for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = Table(*columns, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            shown.add_row(*(cell.replace("[", r"\[") for cell in row))
+        Console().print(shown)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    if title:
+        print(title)
+    for line in (columns, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def step_rows(steps: Iterable[StepRecord]) -> list[tuple[str, ...]]:
+    """Rows of a table of steps."""
+    return [(s.name, s.component, s.artifact, s.status, f"{s.seconds:.1f} s" if s.seconds else "", str(s.folder))
+            for s in steps]
+
+
+STEP_COLUMNS = ("step", "component", "makes", "status", "time", "folder")
+
+
+def step_json(step: StepRecord) -> dict[str, Any]:
+    """A step record as JSON values."""
+    from dataclasses import asdict
+
+    return asdict(step) | {"folder": str(step.folder)}

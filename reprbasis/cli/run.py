@@ -1,0 +1,32 @@
+"""`reprbasis run`: run a pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from .common import STEP_COLUMNS, pipeline_arguments, read_pipeline, run_arguments, step_rows, table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE, --set, --until, --force, --runs, --verbose."""
+    pipeline_arguments(parser)
+    run_arguments(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens in detail")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Check all four stages, then run what is not there yet."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("reprbasis").setLevel(logging.DEBUG if args.verbose else logging.INFO)
+    spec, registry = read_pipeline(args)
+    from ..pipeline import wiring
+
+    wiring.check(spec, registry)  # cheap; before torch is imported
+    from ..pipeline.run import run
+
+    record = run(spec, registry, runs=Path(args.runs), until=args.until, force=args.force)
+    if not spec.report:
+        table(STEP_COLUMNS, step_rows(record.steps))
+    return 0
