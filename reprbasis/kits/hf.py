@@ -1,19 +1,18 @@
-"""Base of model adapters for Hugging Face decoder-only models. A family is a `Layout` table plus small overrides.
+"""Base of model adapters for Hugging Face decoder-only models. A family is a `Layout` table plus small overrides::
 
     class LlamaAdapter(HFAdapter[LlamaConfig]):
         family, architectures, layout = "llama", ("LlamaForCausalLM",), Layout()
 
-The decoder's own blocks are run one by one; `attn_out` and `mlp_out` are read and edited by hooks that live for one call.
-Parameters do not require gradients (an editor that trains them says so itself); with `grad=True` the stream does, from the
-embedding on, so every captured site can be differentiated at no cost for the weights.
+The decoder's own blocks are run one by one; `attn_out` and `mlp_out` are read and edited by hooks that live for one
+call. Parameters do not require gradients (an editor that trains them says so itself); with `grad=True` the stream does,
+from the embedding on, so every captured site can be differentiated at no cost for the weights.
 
 Shapes: B batch, T tokens, D residual width, V vocabulary, H query heads, G key/value heads, E head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
-from ..errors import DataError, ShapeError, SiteError, UserError
+from ..errors import DataError, SiteError, UserError
 from ..interfaces.model import (
     AttentionWeights,
     Edit,
@@ -36,9 +35,10 @@ from ..interfaces.model import (
 from ..interfaces.tokens import Example, Message, TokenBatch, TokenSequence
 from ..sites import Site
 from .hf_config import HFConfig
-from .hf_files import Checkpoint, converted, conversion_target, locate, quiet
-from .hf_generate import Past, generate
+from .hf_files import Checkpoint, conversion_target, converted, locate, quiet
+from .hf_generate import generate
 from .hf_layout import Layout, linear, part
+from .hf_run import Past, Visitor, attention_mask, windows
 from .hf_tokens import Encoder
 
 C = TypeVar("C", bound=HFConfig)
@@ -46,7 +46,10 @@ _EMBED, _FINAL = Site("embed"), Site("final")
 
 
 class HFAdapter(ModelAdapter[C]):
-    """Runs a Hugging Face decoder. Loads safetensors only, never remote code. Not for concurrent use by several threads."""
+    """Runs a Hugging Face decoder. Loads safetensors only, never remote code.
+
+    One call at a time: hooks and caches belong to the network, so threads must not share an adapter.
+    """
 
     family: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
@@ -64,7 +67,7 @@ class HFAdapter(ModelAdapter[C]):
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._encoder = Encoder(self._tokenizer)
         self._blocks: Sequence[nn.Module] = list(part(self.network, self.layout.blocks))
-        self._windows = _windows(self.hf_config.get_text_config(), self.info.n_layers)
+        self._windows = windows(self.hf_config.get_text_config(), self.info.n_layers)
 
     # -- what a family may override ---------------------------------------------------------------------------------
 
@@ -124,18 +127,19 @@ class HFAdapter(ModelAdapter[C]):
         weight: Tensor = part(self.network, self.layout.embed).weight
         return weight.device
 
-    def tokenize(self, examples: Sequence[Example], *, max_tokens: int | None = None, first: int = 0) -> list[TokenSequence]:
+    def tokenize(self, examples: Sequence[Example], *, max_tokens: int | None = None,
+                 first: int = 0) -> list[TokenSequence]:
         return [self._encoder.encode(e, sequence=first + i, max_tokens=max_tokens) for i, e in enumerate(examples)]
 
-    def forward(self, batch: TokenBatch, *, capture: Collection[Site] = (), edits: Sequence[Edit] = (), grad: bool = False,
-                start: Start | None = None, stop_at: Site | None = None,
+    def forward(self, batch: TokenBatch, *, capture: Collection[Site] = (), edits: Sequence[Edit] = (),
+                grad: bool = False, start: Start | None = None, stop_at: Site | None = None,
                 logits: Literal["all", "last", "none"] = "all") -> ForwardResult:
         batch = batch if batch.ids.device == self.device else batch.to(self.device)
         self._check_length(batch)
         wanted = logits if stop_at is None else "none"
         touched = {*capture, *(e.site for e in edits)}
         first, last = self._span(touched, start, stop_at, wanted)
-        visit = _Visitor(batch, frozenset(capture), edits)
+        visit = Visitor(batch, frozenset(capture), edits)
         with torch.set_grad_enabled(grad):
             x = self.embed(batch) if start is None else start.value.to(self.device, self._dtype)
             if grad and not x.requires_grad:
@@ -160,27 +164,25 @@ class HFAdapter(ModelAdapter[C]):
             raise DataError(f"a prompt has {longest} tokens, the model takes {self.info.max_tokens}", do="shorten it")
 
         def step(batch: TokenBatch, past: Past) -> Tensor:
-            visit = _Visitor(batch, frozenset(), edits)
+            visit = Visitor(batch, frozenset(), edits)
             x = self._run(visit(_EMBED, self.embed(batch)), batch, visit, 0, self.info.n_layers, past)
             return self.head(visit(_FINAL, part(self.network, self.layout.norm)(x))[:, -1])
 
         cache = DynamicCache(config=self.hf_config.get_text_config())
-        return generate(step, cache, prompts, sampling or Sampling(), stop=self.stop_ids, max_tokens=self.info.max_tokens,
-                        pad_id=self.pad_id, device=self.device)
+        return generate(step, cache, prompts, sampling or Sampling(), stop=self.stop_ids,
+                        max_tokens=self.info.max_tokens, pad_id=self.pad_id, device=self.device)
 
     def attention(self, layer: int) -> AttentionWeights:
         block, at, heads, groups = self._block(layer), self.layout, self.info.n_heads, self.info.n_kv_heads
         module = part(block, at.attn)
         (q, b_q), (k, b_k), (v, b_v), (o, b_o) = (linear(part(module, name)) for name in (at.q, at.k, at.v, at.o))
         return AttentionWeights(
-            W_Q=q.unflatten(0, (heads, -1)), W_K=k.unflatten(0, (groups, -1)), W_V=v.unflatten(0, (groups, -1)),
-            W_O=o.unflatten(1, (heads, -1)).permute(1, 0, 2),
-            b_Q=None if b_q is None else b_q.unflatten(0, (heads, -1)),
-            b_K=None if b_k is None else b_k.unflatten(0, (groups, -1)),
-            b_V=None if b_v is None else b_v.unflatten(0, (groups, -1)), b_O=b_o,
-            kv_of=torch.arange(heads, device=self.device) // (heads // groups), norm=part(block, at.attn_norm),
-            q_norm=part(module, at.q_norm) if at.q_norm else None, k_norm=part(module, at.k_norm) if at.k_norm else None,
-            rotate=self.rotate, scale=float(module.scaling))
+            W_Q=q.view(heads, -1, q.shape[1]), W_K=k.view(groups, -1, k.shape[1]), W_V=v.view(groups, -1, v.shape[1]),
+            W_O=o.view(o.shape[0], heads, -1).permute(1, 0, 2), b_Q=None if b_q is None else b_q.view(heads, -1),
+            b_K=None if b_k is None else b_k.view(groups, -1), b_V=None if b_v is None else b_v.view(groups, -1),
+            b_O=b_o, kv_of=torch.arange(heads, device=self.device) // (heads // groups), rotate=self.rotate,
+            norm=part(block, at.attn_norm), q_norm=part(module, at.q_norm) if at.q_norm else None,
+            k_norm=part(module, at.k_norm) if at.k_norm else None, scale=float(module.scaling))
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotary position embedding in the half-split convention: x [..., T, E], positions [..., T] -> [..., T, E]."""
@@ -210,7 +212,7 @@ class HFAdapter(ModelAdapter[C]):
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Token ids that end a turn: those of the generation config and tokenizer, and what the chat template puts there."""
+        """Token ids that end a turn: the generation config's, the tokenizer's, and what the chat template puts there."""
         named = GenerationConfig.from_model_config(self.hf_config).eos_token_id
         own = getattr(self.network, "generation_config", None)
         found: set[int] = {i for i in (self.tokenizer.eos_token_id,) if i is not None}
@@ -238,16 +240,20 @@ class HFAdapter(ModelAdapter[C]):
     def _check_length(self, batch: TokenBatch) -> None:
         limit = self.info.max_tokens
         if batch.ids.shape[1] > limit and (longest := int(batch.positions.max()) + 1) > limit:
-            raise DataError(f"a sequence has {longest} tokens, the model takes {limit}", do=f"set max_tokens to {limit} or less")
+            raise DataError(f"a sequence has {longest} tokens, the model takes {limit}",
+                            do=f"set max_tokens to {limit} or less")
 
-    def _span(self, touched: Collection[Site], start: Start | None, stop_at: Site | None, logits: str) -> tuple[int, int]:
+    def _span(self, touched: Collection[Site], start: Start | None, stop_at: Site | None,
+              logits: str) -> tuple[int, int]:
         """First block to run and the one before which to stop. Checks all sites."""
-        depth = {s: self.info.depth(s) for s in {*touched, *([stop_at] if stop_at else []), *([start.site] if start else [])}}
+        ends = [s for s in (start.site if start else None, stop_at) if s is not None]
+        depth = {s: self.info.depth(s) for s in {*touched, *ends}}
         if start is not None:
             if start.site.name not in ("embed", "resid"):
                 raise SiteError(f"a forward cannot start from '{start.site}'", do="start from embed or resid.L")
             if early := [str(s) for s in depth if depth[s] < depth[start.site]]:
-                raise SiteError(f"{', '.join(early)} lies before the start '{start.site}'", do="start earlier or leave it out")
+                raise SiteError(f"{', '.join(early)} lies before the start '{start.site}'",
+                                do="start earlier or leave it out")
         if stop_at is not None and (late := [str(s) for s in depth if depth[s] > depth[stop_at]]):
             raise SiteError(f"{', '.join(late)} lies beyond stop_at '{stop_at}'", do="stop later or leave it out")
         first = 0 if start is None or start.site.layer is None else start.site.layer + 1
@@ -258,89 +264,21 @@ class HFAdapter(ModelAdapter[C]):
             return first, self.info.n_layers
         return first, 0 if end.layer is None else end.layer + 1
 
-    def _run(self, x: Tensor, batch: TokenBatch, visit: _Visitor, first: int, last: int, past: Past | None = None) -> Tensor:
+    def _run(self, x: Tensor, batch: TokenBatch, visit: Visitor, first: int, last: int,
+             past: Past | None = None) -> Tensor:
         """Blocks `first` to `last - 1`."""
         if first >= last:
             return x
         inputs = self.block_inputs(x, batch)
-        masks = {w: self._mask(x, batch, past, w) for w in set(self._windows[first:last])}
+        explicit = self.config.attention == "eager"
+        masks = {w: attention_mask(batch, past, w, x.dtype, explicit=explicit) for w in set(self._windows[first:last])}
         cache = None if past is None else past.cache
-        with self._hooks(visit, first, last):
+        with visit.hooked(self._blocks, self.layout, first, last):
             for layer in range(first, last):
                 out = self._blocks[layer](x, attention_mask=masks[self._windows[layer]], past_key_values=cache,
                                           use_cache=cache is not None, **inputs)
                 x = visit(Site("resid", layer), out[0] if isinstance(out, tuple) else out)
         return x
-
-    def _mask(self, x: Tensor, batch: TokenBatch, past: Past | None, window: int | None) -> Tensor | None:
-        """What is added to the attention scores, [B, 1, T, tokens before and now]; None where plain causal order does.
-
-        A token sees those of its own segment at its own position or before. Padding is a segment of its own, so no row
-        of the mask is empty.
-        """
-        size = batch.ids.shape[1]
-        seen_positions, seen_segments = (batch.positions, batch.segments) if past is None else (past.positions, past.segments)
-        total = seen_segments.shape[1]
-        if window is None or total <= window:
-            if size == 1 and bool((seen_segments == 0).all()):
-                return None
-            # padding on the right is never seen by a real token under plain causal order
-            plain = total == size and not bool((batch.mask & (batch.positions != torch.arange(size, device=x.device))).any())
-            if plain and self.config.attention == "sdpa":
-                return None
-        gap = batch.positions[:, :, None] - seen_positions[:, None, :]
-        allowed = (batch.segments[:, :, None] == seen_segments[:, None, :]) & (gap >= 0)
-        if window is not None:
-            allowed &= gap < window
-        mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device)
-        return mask.masked_fill_(~allowed, torch.finfo(x.dtype).min)[:, None]
-
-    @contextmanager
-    def _hooks(self, visit: _Visitor, first: int, last: int) -> Iterator[None]:
-        """Hooks on the modules of the `attn_out` and `mlp_out` sites that are captured or edited; gone on leaving."""
-        handles = []
-        try:
-            for site in visit.sites:
-                path = {"attn_out": self.layout.attn_write, "mlp_out": self.layout.mlp_write}.get(site.name)
-                if path is not None and site.layer is not None and first <= site.layer < last:
-                    handles.append(part(self._blocks[site.layer], path).register_forward_hook(visit.hook(site)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-class _Visitor:
-    """Applies the edits of one call and keeps the captured values."""
-
-    def __init__(self, batch: TokenBatch, capture: frozenset[Site], edits: Sequence[Edit]) -> None:
-        self.batch, self.capture = batch, capture
-        self.edits: dict[Site, list[Edit]] = {}
-        for edit in edits:
-            self.edits.setdefault(edit.site, []).append(edit)
-        self.seen: dict[Site, Tensor] = {}
-
-    @property
-    def sites(self) -> frozenset[Site]:
-        """Sites to stop at."""
-        return self.capture | self.edits.keys()
-
-    def __call__(self, site: Site, x: Tensor) -> Tensor:
-        for edit in self.edits.get(site, ()):
-            new = edit(x, self.batch)
-            if new.shape != x.shape:
-                raise ShapeError(f"an edit made {tuple(new.shape)} of {tuple(x.shape)}", where=str(site),
-                                 do=f"let {type(edit).__name__} return the shape it is given")
-            x = new.to(x.dtype)
-        if site in self.capture:
-            self.seen[site] = x
-        return x
-
-    def hook(self, site: Site) -> Callable[[nn.Module, Any, Any], Any]:
-        """A forward hook for a module that returns the site's value, alone or first in a tuple."""
-        def run(module: nn.Module, args: Any, out: Any) -> Any:
-            return (self(site, out[0]), *out[1:]) if isinstance(out, tuple) else self(site, out)
-        return run
 
 
 def read_config(found: Checkpoint) -> Any:
@@ -363,8 +301,3 @@ def _checked(cls: type[HFAdapter[Any]], hf_config: Any, checkpoint: str) -> Any:
                         do=f"needs an adapter for {what}: `reprbasis plugins` shows the models that are installed")
     return hf_config
 
-
-def _windows(text_config: Any, layers: int) -> list[int | None]:
-    """Sliding-window length of each layer's attention; None where a layer sees everything before."""
-    kinds = getattr(text_config, "layer_types", None) or ["full_attention"] * layers
-    return [int(text_config.sliding_window) if kind == "sliding_attention" else None for kind in kinds]

@@ -55,7 +55,7 @@ def cache_dir() -> Path:
 
 
 def digest_edges(paths: Any) -> str:
-    """Digest of names, sizes, first and last mebibyte of files: cheap, and different for any two checkpoints met in practice."""
+    """Digest of names, sizes, first and last mebibyte of files: cheap, and different for any two real checkpoints."""
     whole = hashlib.sha256()
     for path in paths:
         size = path.stat().st_size
@@ -69,7 +69,7 @@ def digest_edges(paths: Any) -> str:
 
 
 def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoint:
-    """Find a checkpoint: a path on disk, else a hub id (downloaded to the hub's own cache; without weights if not asked for).
+    """Find a checkpoint: a path on disk, else a hub id (downloaded to the hub's own cache, weights on demand).
 
     Raises:
         UserError: nothing is there, or the hub does not have it.
@@ -77,9 +77,11 @@ def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoin
     path = Path(checkpoint).expanduser()
     if path.exists() or checkpoint.startswith((".", "/", "~")) or path.suffix == ".gguf":
         if revision is not None:
-            raise UserError(f"revision '{revision}' is set for the local checkpoint '{checkpoint}'", do="leave revision out")
+            raise UserError(f"revision '{revision}' is set for the local checkpoint '{checkpoint}'",
+                            do="leave revision out")
         if path.is_dir() and not (path / "config.json").is_file():
-            raise UserError(f"'{checkpoint}' has no config.json", do="name a directory in Hugging Face layout or a .gguf file")
+            raise UserError(f"'{checkpoint}' has no config.json",
+                            do="name a directory in Hugging Face layout or a .gguf file")
         if not path.exists():
             raise UserError(f"there is no checkpoint at '{checkpoint}'", do="check the path")
         return Checkpoint(path)
@@ -88,12 +90,13 @@ def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoin
 
     try:
         if weights:
-            folder = Path(snapshot_download(checkpoint, revision=revision, allow_patterns=["*.json", "*.safetensors",
-                                                                                           "*.jinja", "*.model"]))
+            wanted = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+            folder = Path(snapshot_download(checkpoint, revision=revision, allow_patterns=wanted))
         else:
             folder = Path(hf_hub_download(checkpoint, "config.json", revision=revision)).parent
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"cannot get '{checkpoint}': it is no path on disk, and the hub answers: {str(error).splitlines()[0]}",
+        told = str(error).splitlines()[0]
+        raise UserError(f"cannot get '{checkpoint}': it is no path on disk, and the hub answers: {told}",
                         do="check the name and the connection, or name a local directory") from error
     return Checkpoint(folder, commit=folder.name)
 
@@ -101,7 +104,7 @@ def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoin
 def converted(gguf: Path) -> Path:
     """The safetensors directory made from a GGUF file, converting it (once per user) if need be; files are verified.
 
-    The directory appears by one rename, so it is whole or absent, whatever was killed and however many processes convert.
+    The directory appears by one rename, so it is whole or absent, whatever is killed and however many convert at once.
 
     Raises:
         ArtifactError: a converted file is damaged. UserError: a package for the conversion is missing.
@@ -130,7 +133,8 @@ def verify(folder: Path) -> None:
     try:
         files = json.loads((folder / _NOTE).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError("the note of the conversion cannot be read", where=str(folder / _NOTE), do=remedy) from error
+        raise ArtifactError("the note of the conversion cannot be read", where=str(folder / _NOTE),
+                            do=remedy) from error
     for name, sha in files.items():
         path = folder / name
         if not path.is_file():

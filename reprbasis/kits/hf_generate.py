@@ -1,8 +1,7 @@
 """Batched generation with a key/value cache: greedy or sampled, with edits, for any Hugging Face decoder.
 
-Prompts are padded on the left. A sequence that has ended leaves the batch, cache and all, so its batch-mates neither see
-it nor wait for it; each sequence samples from its own generator. What a sequence gets does not depend on its batch-mates
-(up to the float noise of other matrix shapes).
+Prompts are padded on the left. A sequence that has ended leaves the batch, cache and all; each sequence samples from
+its own generator. What a sequence gets does not depend on its batch-mates, up to the float noise of other shapes.
 
 Shapes: B sequences still running, T prompt length, V vocabulary.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,28 +18,10 @@ from torch import Tensor
 
 from ..interfaces.model import Sampling
 from ..interfaces.tokens import TokenBatch, TokenSequence
+from .hf_run import Past
 
-Step = Callable[[TokenBatch, "Past"], Tensor]
+Step = Callable[[TokenBatch, Past], Tensor]
 """Runs the model on new tokens after a past: [B, T] -> logits of the last position [B, V]."""
-
-
-@dataclass
-class Past:
-    """What the new tokens of a step attend to. `cache` is the model's own; the rest is [B, tokens so far and new]."""
-
-    cache: Any
-    positions: Tensor
-    segments: Tensor
-
-    def extend(self, batch: TokenBatch) -> None:
-        """Count the batch's tokens in."""
-        self.positions = torch.cat([self.positions, batch.positions], dim=1)
-        self.segments = torch.cat([self.segments, batch.segments], dim=1)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all other sequences."""
-        self.cache.batch_select_indices(rows)
-        self.positions, self.segments = self.positions[rows], self.segments[rows]
 
 
 def generate(step: Step, cache: Any, prompts: Sequence[TokenSequence], sampling: Sampling, *, stop: Collection[int],
@@ -57,21 +38,21 @@ def generate(step: Step, cache: Any, prompts: Sequence[TokenSequence], sampling:
         pad_id: put on padding.
         device: of the model.
     """
-    batch = TokenBatch.pad(prompts, side="left", pad_id=pad_id).to(device)
-    past = Past(cache, batch.positions[:, :0], batch.segments[:, :0])
     choosers = [_Chooser(sampling, p.sequence) for p in prompts]
     new: list[list[int]] = [[] for _ in prompts]
     running = [i for i, p in enumerate(prompts) if _room(p, new[i], sampling, max_tokens)]
-    if len(running) < len(prompts) and running:
-        batch = TokenBatch.pad([prompts[i] for i in running], side="left", pad_id=pad_id).to(device)
-        past = Past(cache, batch.positions[:, :0], batch.segments[:, :0])
+    if not running:
+        return list(prompts)
+    batch = TokenBatch.pad([prompts[i] for i in running], side="left", pad_id=pad_id).to(device)
+    past = Past(cache, batch.positions[:, :0], batch.segments[:, :0])
     while running:
         past.extend(batch)
         logits = step(batch, past).float().cpu()
         chosen = [choosers[i](row) for i, row in zip(running, logits, strict=True)]
         for i, token in zip(running, chosen, strict=True):
             new[i].append(token)
-        going = [k for k, i in enumerate(running) if new[i][-1] not in stop and _room(prompts[i], new[i], sampling, max_tokens)]
+        going = [k for k, i in enumerate(running)
+                 if new[i][-1] not in stop and _room(prompts[i], new[i], sampling, max_tokens)]
         if going and len(going) < len(running):
             past.keep(torch.tensor(going, device=device))
         running = [running[k] for k in going]
@@ -91,7 +72,8 @@ def _next(prompts: Sequence[TokenSequence], new: Sequence[Sequence[int]], runnin
     positions = torch.tensor([[len(prompts[i]) + len(new[i]) - 1] for i in running], device=device)
     owners = torch.tensor([[prompts[i].sequence] for i in running], device=device)
     yes, no = torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
-    return TokenBatch(ids, yes, positions, torch.zeros_like(ids), owners, {"generated": yes, "assistant": yes, "special": no})
+    flags = {"generated": yes, "assistant": yes, "special": no}
+    return TokenBatch(ids, yes, positions, torch.zeros_like(ids), owners, flags)
 
 
 def _joined(prompt: TokenSequence, new: Sequence[int], stop: Collection[int]) -> TokenSequence:
@@ -121,7 +103,7 @@ class _Chooser:
     def __call__(self, logits: Tensor) -> int:
         if self.sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities, order = torch.softmax(logits / self.sampling.temperature, dim=-1).sort(descending=True, stable=True)
+        probabilities, order = (logits / self.sampling.temperature).softmax(-1).sort(descending=True, stable=True)
         # nucleus: the fewest most likely tokens that hold top_p of the mass, never none
         probabilities = probabilities.masked_fill(probabilities.cumsum(0) - probabilities >= self.sampling.top_p, 0.0)
         return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])

@@ -16,7 +16,7 @@ class Layout:
         embed, blocks, norm, head: from the causal-LM module: token embedding, list of blocks, final norm, unembedding.
         rotary: module giving (cos, sin) for (x, positions), or None.
         attn, mlp, attn_norm, mlp_norm: from a block: the two modules and their input norms.
-        attn_write, mlp_write: from a block: the modules whose output is added to the stream (a post-norm, where there is one).
+        attn_write, mlp_write: from a block: the modules whose output is added to the stream (a post-norm, if any).
         q, k, v, o, q_norm, k_norm: from the attention module; norms None where there are none.
         gate, up, down, act: from the MLP module; gate None for ungated MLPs.
     """

@@ -1,8 +1,8 @@
 """From examples to token sequences with flags, through a Hugging Face tokenizer and its chat template.
 
-A token is `special` when it comes from the template, in template position: control tokens, role names and the line breaks
-around them. A control token that a user wrote into a message is content, and so is a system prompt that the template adds
-by default. The content is found by rendering the same dialogue with placeholders, so it works for any template.
+A token is `special` when it comes from the template, in template position: control tokens, role names and the line
+breaks around them. A control token that a user wrote into a message is content, and so is a system prompt that the
+template adds by default. Content is found by rendering the same dialogue with placeholders, so any template will do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TEMPLATE, _CONTENT, _ASSISTANT = 0, 1, 2
 
 @dataclass(frozen=True)
 class _Frame:
-    """The fixed text around the contents of a dialogue: `pieces[i]` stands before content i, the last one at the end."""
+    """The fixed text around the contents of a dialogue: `pieces[i]` stands before content i; the last piece ends it."""
 
     pieces: tuple[str, ...]
     default: tuple[int, int] | None = None  # character span of a default system prompt within pieces[0]
@@ -46,7 +46,8 @@ class Encoder:
         """One example. Raises `DataError` when it gives no tokens or needs a chat template that is missing."""
         found = self._plain(example) if example.messages is None else self._chat(example)
         if len(found) == 0:
-            raise DataError(f"example '{example.key}' gives no tokens", where=example.origin, do="leave out empty examples")
+            raise DataError(f"example '{example.key}' gives no tokens", where=example.origin,
+                            do="leave out empty examples")
         found = replace(found, sequence=sequence, key=example.key)
         return found if max_tokens is None else found.cut(max_tokens)
 
@@ -55,12 +56,12 @@ class Encoder:
         add = not (bos and text.startswith(bos))
         encoded = self.tokenizer(text, add_special_tokens=add, return_special_tokens_mask=True,
                                  return_offsets_mapping=self.tokenizer.is_fast)
-        spans = encoded.get("offset_mapping")
-        # tokens the tokenizer put around the text have the empty span (0, 0); a control token inside the text has a real one
-        added = [bool(s) and (spans is None or tuple(spans[i]) == (0, 0)) for i, s in enumerate(encoded["special_tokens_mask"])]
-        offsets = None if spans is None else torch.tensor([(-1, -1) if a else tuple(s) for a, s in zip(added, spans, strict=True)],
-                                                          dtype=torch.long).reshape(-1, 2)
-        special = torch.tensor(added, dtype=torch.bool)
+        special = torch.tensor(encoded["special_tokens_mask"], dtype=torch.bool)
+        offsets = None
+        if (spans := encoded.get("offset_mapping")) is not None:
+            offsets = torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
+            special &= (offsets == 0).all(dim=1)  # put around the text; a control token written in it has a real span
+            offsets[special] = -1
         return TokenSequence(torch.tensor(encoded["input_ids"], dtype=torch.long),
                              {"special": special, "assistant": torch.zeros_like(special)}, offsets=offsets)
 
@@ -75,8 +76,8 @@ class Encoder:
         if not messages:
             raise DataError("a dialogue has no messages", where=example.origin)
         if example.add_prompt and example.continue_last:
-            raise DataError("an example cannot both continue its last message and open a new turn", where=example.origin,
-                            do="set either add_prompt or continue_last")
+            raise DataError("an example cannot both continue its last message and open a new turn",
+                            where=example.origin, do="set either add_prompt or continue_last")
         text = self._render([(m.role, m.content) for m in messages], example)
         frame = self._frame(tuple(m.role for m in messages), example.add_prompt, example.continue_last)
         labels = self._label(text, frame, example)
@@ -84,7 +85,8 @@ class Encoder:
         spans = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         kind = _kinds(labels, spans)
         flags = {"special": torch.from_numpy(kind == _TEMPLATE), "assistant": torch.from_numpy(kind == _ASSISTANT)}
-        return TokenSequence(torch.tensor(encoded["input_ids"], dtype=torch.long), flags, offsets=torch.from_numpy(spans))
+        ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
+        return TokenSequence(ids, flags, offsets=torch.from_numpy(spans))
 
     def _render(self, turns: Sequence[tuple[str, str]], example: Example) -> str:
         try:
@@ -94,9 +96,9 @@ class Encoder:
                             do="check the order and names of its roles") from error
 
     def _apply(self, turns: Sequence[tuple[str, str]], add_prompt: bool, continue_last: bool) -> str:
-        text = self.tokenizer.apply_chat_template([{"role": r, "content": c} for r, c in turns], tokenize=False,
-                                                  add_generation_prompt=add_prompt, continue_final_message=continue_last)
-        return str(text)
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_prompt,
+                                                      continue_final_message=continue_last))
 
     def _read_frame(self, roles: tuple[str, ...], add_prompt: bool, continue_last: bool) -> _Frame:
         pieces = self._pieces(roles, add_prompt, continue_last)
@@ -118,7 +120,7 @@ class Encoder:
         for mark in marks:
             piece, found, text = text.partition(mark)
             if not found:
-                raise DataError("the chat template leaves out or reorders messages, so content cannot be told from template",
+                raise DataError("the chat template leaves out or reorders messages; content cannot be found in it",
                                 do="use a template that shows every message once, in order")
             pieces.append(piece)
         return (*pieces, text)
@@ -138,8 +140,8 @@ class Encoder:
                 following = frame.pieces[index + 1]
                 end = (len(text) - len(following) if index == len(messages) - 1 else text.find(following, at))
             if end < at or not text.startswith(frame.pieces[index], at - len(frame.pieces[index])):
-                raise DataError("the chat template changes with the content of a message, so content cannot be told from "
-                                "template", where=example.origin, do="use plain text for this example")
+                raise DataError("the chat template depends on what a message says; content cannot be found in it",
+                                where=example.origin, do="use plain text for this example")
             labels[at:end] = _ASSISTANT if message.role == "assistant" else _CONTENT
             at = end
         return labels

@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite(__name__)
+from ...component import KINDS
+
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in ("base", *KINDS)))

@@ -113,7 +113,7 @@ class ComponentContract:
             self.make_config(no_such_option=1)
 
     def test_config_survives_json(self) -> None:
-        """Manifests store the config. If it fails, use field types that JSON holds and that validate back to the same."""
+        """Manifests store the config. If it fails, use field types that JSON can hold and give back."""
         config = self.make_config()
         assert type(config).model_validate_json(config.model_dump_json()) == config
 
