@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from ..artifacts import manifest as manifests
 from ..config import Selection
-from ..errors import ArtifactError, ConfigError, ReprBasisError, UserError, near
+from ..errors import ArtifactError, ConfigError, Problem, ReprBasisError, UserError, near
 from ..interfaces.reporter import Progress, Reporter, RunRecord, Silent, StepRecord
 from . import facts, wiring
 from .spec import PipelineSpec
@@ -200,7 +200,7 @@ class _Work:
     def load_model(self) -> Any:
         if self.model is None:
             if self.spec.model is None:
-                raise ConfigError([])
+                raise ConfigError([Problem("the pipeline has no model, and a step asks for one", do="add `model: {use: ...}`")])
             log.info("loading the model %s", self.spec.model.name)
             self.model = self.registry.build(self.spec.model)
         return self.model
