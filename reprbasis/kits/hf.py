@@ -69,7 +69,7 @@ class HFAdapter(ModelAdapter[C]):
         self._blocks: Sequence[nn.Module] = list(part(self.network, self.layout.blocks))
         self._windows = windows(self.hf_config.get_text_config(), self.info.n_layers)
 
-    # -- what a family may override ---------------------------------------------------------------------------------
+    # -- what a family may override --------------------------------------------------------------------------------------
 
     @classmethod
     def locate(cls, config: C, *, weights: bool) -> Checkpoint:
@@ -111,7 +111,7 @@ class HFAdapter(ModelAdapter[C]):
         out: Tensor = part(self.network, self.layout.head)(x)
         return out
 
-    # -- the interface ----------------------------------------------------------------------------------------------
+    # -- the interface ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def describe(cls, config: C) -> ModelInfo:
@@ -212,7 +212,7 @@ class HFAdapter(ModelAdapter[C]):
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Token ids that end a turn: the generation config's, the tokenizer's, and what the chat template puts there."""
+        """Token ids that end a turn: the generation config's, the tokenizer's, and what the chat template puts."""
         named = GenerationConfig.from_model_config(self.hf_config).eos_token_id
         own = getattr(self.network, "generation_config", None)
         found: set[int] = {i for i in (self.tokenizer.eos_token_id,) if i is not None}
@@ -225,7 +225,7 @@ class HFAdapter(ModelAdapter[C]):
                 found.add(int(turn.ids[after]))
         return frozenset(found)
 
-    # -- how ----------------------------------------------------------------------------------------------------------
+    # -- how -------------------------------------------------------------------------------------------------------------
 
     @property
     def _dtype(self) -> torch.dtype:

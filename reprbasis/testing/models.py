@@ -1,0 +1,76 @@
+"""Tiny models with random weights and a real small tokenizer, made on the spot without a network connection.
+
+The kit names no model family: hand it a Transformers config and it writes a checkpoint directory of that architecture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+CHATML = ("{% for message in messages %}"
+          "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+"""A chat template with control tokens and role names around every message."""
+
+_SENTENCES = (
+    "The keys to the cabinet are on the table.", "When Mary and John went to the store, John gave a drink to Mary.",
+    "What is the capital of France? The capital of France is Paris.", "user system assistant You are a helpful one.",
+    "def double(number):\n    return number + number\n", "Numbers: 0 1 2 3 4 5 6 7 8 9, 10 and 11.",
+)
+
+
+def tiny_tokenizer(folder: Path, *, vocab: int = 320) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a ChatML template, written to `folder`. The same every time.
+
+    Args:
+        folder: where its files go.
+        vocab: tokens at most: 256 bytes, `<|im_start|>`, `<|im_end|>` (which ends a turn and pads), and merges.
+    """
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    control = ["<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=control, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    core.train_from_iterator(_SENTENCES, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=control[0], eos_token=control[1],
+                                        pad_token=control[1], chat_template=CHATML)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def tiny_checkpoint(folder: Path, hf_config: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """A checkpoint directory of the given architecture: random weights, safetensors, and `tiny_tokenizer`.
+
+    Weights are larger than a usual initialisation, and norms and biases are not trivial, so that every part of the
+    model moves the logits and a part left out is noticed.
+
+    Args:
+        folder: where the files go; made if need be.
+        hf_config: a Transformers config; choose a few layers, a width of 32 to 64 and a vocabulary of 320 or more.
+        seed: of the weights.
+        dtype: of the weights.
+
+    Returns:
+        The folder.
+    """
+    tokenizer = tiny_tokenizer(folder, vocab=hf_config.get_text_config().vocab_size)
+    hf_config.bos_token_id, hf_config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    hf_config.pad_token_id = tokenizer.pad_token_id
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        network = AutoModelForCausalLM.from_config(hf_config)
+    with torch.no_grad():
+        for name, weight in sorted(network.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.dim() > 1:
+                weight.copy_(noise * (0.3 if "embed" in name else weight.shape[-1] ** -0.5))
+            else:
+                weight.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
+    network.to(dtype).save_pretrained(folder)
+    return folder
