@@ -2,8 +2,9 @@
 
     h = x W_enc^T + b_enc        z = activate(h)        x^ = z W_dec + b_dec
 
-The decoder bias is not subtracted before encoding (a dictionary that does so is the same with b_enc - W_enc b_dec). Decoder rows
-have unit norm. Every loss is a share of the variance of the data, so coefficients mean the same at every width D.
+The decoder bias is not subtracted before encoding (a dictionary that does so is the same with b_enc - W_enc b_dec).
+Decoder rows have unit norm. Every loss is a share of the variance of the data, so coefficients mean the same at every
+width D.
 
 Shapes: N rows, D width, K latents.
 """
@@ -59,7 +60,8 @@ class AffineDictionary(Dictionary):
     """An affine encoder, an activation, an affine decoder.
 
     Args:
-        encoder: [K, D], encoder_bias: [K], decoder: [K, D], decoder_bias: [D]. FLOPs per row: 2*D*K each to encode and decode.
+        encoder: [K, D], encoder_bias: [K], decoder: [K, D], decoder_bias: [D]. FLOPs per row: 2*D*K each to encode
+            and decode.
 
     Raises:
         ShapeError: the tensors do not fit together.
@@ -96,19 +98,20 @@ class AffineDictionary(Dictionary):
 
         Args:
             scale, mean: of the normaliser; mean is [D] or None for 0.
-            keep: `codes` leaves the codes as they are and divides the decoder by the scale (fold A); `norms` leaves encoder and
+            keep: `codes` leaves the codes as they are and divides the decoder by the scale (fold A); `norms` leaves
+                encoder and
                 decoder rows as they are and puts the codes in raw units, codes / scale (fold B).
         """
         out = deepcopy(self)
         shift = torch.zeros_like(self.b_dec) if mean is None else mean.to(self.b_dec)
         with torch.no_grad():
             if keep == "codes":
-                out.W_enc *= scale
-                out.W_dec /= scale
+                out.W_enc.mul_(scale)
+                out.W_dec.div_(scale)
             else:
-                out.b_enc /= scale
+                out.b_enc.div_(scale)
                 out._scale_codes(1 / scale)
-            out.b_enc -= out.W_enc @ shift
+            out.b_enc.sub_(out.W_enc @ shift)
             out.b_dec.div_(scale).add_(shift)
         return out
 
@@ -124,7 +127,8 @@ class AffineDictionary(Dictionary):
         """
         names = cls.tensor_names()
         if missing := [n for n in names if n not in tensors]:
-            raise ArtifactError(f"the dictionary lacks {', '.join(missing)}", do="learn it again, or use the learner that made it")
+            raise ArtifactError(f"the dictionary lacks {', '.join(missing)}",
+                                do="learn it again, or use the learner that made it")
         return cls(*(tensors[n].clone() for n in names))
 
     @classmethod
@@ -140,7 +144,8 @@ class ThresholdDictionary(AffineDictionary):
         threshold: [K], not negative.
     """
 
-    def __init__(self, encoder: Tensor, encoder_bias: Tensor, decoder: Tensor, decoder_bias: Tensor, threshold: Tensor) -> None:
+    def __init__(self, encoder: Tensor, encoder_bias: Tensor, decoder: Tensor, decoder_bias: Tensor,
+                 threshold: Tensor) -> None:
         super().__init__(encoder, encoder_bias, decoder, decoder_bias)
         if threshold.shape != encoder_bias.shape:
             raise ShapeError(f"the threshold has shape {tuple(threshold.shape)}, the dictionary {self.d_dict} latents",
@@ -151,7 +156,7 @@ class ThresholdDictionary(AffineDictionary):
         return torch.where(h > self.threshold, h, torch.zeros_like(h))
 
     def _scale_codes(self, factor: float) -> None:
-        self.threshold *= factor
+        self.threshold.mul_(factor)
 
     @classmethod
     def tensor_names(cls) -> tuple[str, ...]:
@@ -191,7 +196,9 @@ class AffineLearner(DictionaryLearner[A]):
         """The training form, with its `state`, from encoder, encoder bias, decoder, decoder bias."""
 
     def start(self, stats: ActivationStats, generator: torch.Generator) -> AffineDictionary:
-        """Random unit directions, decoder bias = mean, tied encoder, scaled so that the first reconstruction is the best multiple."""
+        """Random unit directions, decoder bias = mean, tied encoder, scaled so that the first reconstruction is the
+        best multiple.
+        """
         rows = torch.randn(self.config.width, stats.d_in, generator=generator, dtype=torch.float32)
         decoder = normalize(rows).to(stats.mean)
         dictionary = self.build((decoder.clone(), -decoder @ stats.mean, decoder, stats.mean.clone()), stats)
@@ -201,8 +208,8 @@ class AffineLearner(DictionaryLearner[A]):
             power = guess.square().sum()
             factor = float((guess * truth).sum() / power) if power > 0 else 1.0
             if factor > 0:
-                dictionary.W_enc *= factor
-                dictionary.b_enc *= factor
+                dictionary.W_enc.mul_(factor)
+                dictionary.b_enc.mul_(factor)
                 dictionary._scale_codes(factor)
         return dictionary
 
@@ -226,8 +233,11 @@ class AffineLearner(DictionaryLearner[A]):
         shipped.state = None
         return shipped
 
-    def reconstruction(self, state: TrainingState, batch: Weighted, guess: Tensor, step: StepInfo) -> tuple[Tensor, Tensor]:
-        """Squared error as a share of the data's variance, and the residual x - x^ [N, D]. Logs `fvu` against this batch."""
+    def reconstruction(self, state: TrainingState, batch: Weighted, guess: Tensor,
+                       step: StepInfo) -> tuple[Tensor, Tensor]:
+        """Squared error as a share of the data's variance, and the residual x - x^ [N, D]. Logs `fvu` against this
+        batch.
+        """
         residual = batch.x - guess
         error = torch.linalg.vecdot(residual, residual) @ batch.share
         with torch.no_grad():
@@ -260,7 +270,8 @@ class AffineLearner(DictionaryLearner[A]):
 def auxk_loss(dictionary: AffineDictionary, batch: Weighted, residual: Tensor, dead: Tensor, k: int) -> Tensor:
     """Dead latents reconstruct what the others miss (AuxK, Gao et al. 2024), as a share of its variance.
 
-    Only the k most active dead latents of each row take part; the residual is detached, so other latents get no gradient.
+    Only the k most active dead latents of each row take part; the residual is detached, so other latents get no
+    gradient.
 
     Args:
         residual: [N, D]; dead: indices of dead latents. Costs 2*N*D*len(dead) FLOPs.
@@ -271,15 +282,17 @@ def auxk_loss(dictionary: AffineDictionary, batch: Weighted, residual: Tensor, d
     codes: Codes = codes_topk(batch.x, dictionary.W_enc[dead], dictionary.b_enc[dead], k, Scratch())
     miss = target - codes.decode(codes.kept(relu(codes.h)), dictionary.W_dec[dead])
     spread = target - batch.share @ target
-    share = batch.share @ torch.linalg.vecdot(miss, miss) / (batch.share @ torch.linalg.vecdot(spread, spread)).clamp_min(1e-30)
-    return share * min(len(dead) / k, 1.0)
+    left = batch.share @ torch.linalg.vecdot(miss, miss)
+    loss: Tensor = left / (batch.share @ torch.linalg.vecdot(spread, spread)).clamp_min(1e-30)
+    return loss * min(len(dead) / k, 1.0)
 
 
 def reach_loss(dictionary: ThresholdDictionary, batch: Weighted, dead: Tensor) -> Tensor:
-    """How far dead latents are below their thresholds: sum over dead of mean relu(threshold - h) (Anthropic, January 2025).
+    """How far dead latents are below their thresholds: sum over dead of mean relu(threshold - h) (Anthropic, January
+    2025).
 
-    A latent that fires nowhere in the batch has relu(threshold - h) = threshold - h, whose mean is threshold - h(mean x): the
-    cost is 2*D*len(dead) FLOPs, not a product over rows.
+    A latent that fires nowhere in the batch has relu(threshold - h) = threshold - h, whose mean is threshold - h(mean
+    x): the cost is 2*D*len(dead) FLOPs, not a product over rows.
     """
     mean = batch.share @ batch.x
     gap = dictionary.threshold[dead] - dictionary.W_enc[dead] @ mean - dictionary.b_enc[dead]

@@ -69,7 +69,7 @@ class HFAdapter(ModelAdapter[C]):
         self._blocks: Sequence[nn.Module] = list(part(self.network, self.layout.blocks))
         self._windows = windows(self.hf_config.get_text_config(), self.info.n_layers)
 
-    # -- what a family may override --------------------------------------------------------------------------------------
+    # -- what a family may override ------------------------------------------------------------------------------------
 
     @classmethod
     def locate(cls, config: C, *, weights: bool) -> Checkpoint:
@@ -111,7 +111,7 @@ class HFAdapter(ModelAdapter[C]):
         out: Tensor = part(self.network, self.layout.head)(x)
         return out
 
-    # -- the interface ---------------------------------------------------------------------------------------------------
+    # -- the interface -------------------------------------------------------------------------------------------------
 
     @classmethod
     def describe(cls, config: C) -> ModelInfo:
@@ -225,7 +225,7 @@ class HFAdapter(ModelAdapter[C]):
                 found.add(int(turn.ids[after]))
         return frozenset(found)
 
-    # -- how -------------------------------------------------------------------------------------------------------------
+    # -- how -----------------------------------------------------------------------------------------------------------
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -1,8 +1,8 @@
 """Exact training kernels for sparse codes: one dense matrix product per step, everything else on the active entries.
 
-A training step of a dictionary needs five dense products of 2*N*D*K FLOPs each: pre-activations, decoding, the gradient of the
-codes and the gradients of both weight matrices. Only the first must be dense. With E = N * (mean L0) active entries the other
-four cost 2*E*D each:
+A training step of a dictionary needs five dense products of 2*N*D*K FLOPs each: pre-activations, decoding, the
+gradient of the codes and the gradients of both weight matrices. Only the first must be dense. With E = N * (mean L0)
+active entries the other four cost 2*E*D each:
 
     step                                   dense FLOPs   FLOPs here    bytes moved here (fp32)
     h = x W_enc^T + b                      2 N D K       2 N D K       4 (N D + K D + N K)
@@ -11,15 +11,17 @@ four cost 2*E*D each:
     dL/dW_dec = z^T dL/dx^                 2 N D K       2 E D         4 (E D + K D)
     dL/dW_enc = (dL/dh)^T x                2 N D K       2 E D         4 (E D + K D)
 
-`Codes` holds the pre-activations of the entries that can matter, as one flat differentiable vector; learners write their
-activation function and losses on it with plain autograd. Above `DENSE_ABOVE` of all entries, and on devices other than the CPU,
-the same formulas run on the dense [N, K] matrix. Both ways give the same loss and gradients up to rounding.
+`Codes` holds the pre-activations of the entries that can matter, as one flat differentiable vector; learners write
+their activation function and losses on it with plain autograd. Above `DENSE_ABOVE` of all entries, and on devices
+other than the CPU, the same formulas run on the dense [N, K] matrix. Both ways give the same loss and gradients up to
+rounding.
 
 Shapes: N rows, D width, K latents, E active entries (`kept` of the N * K).
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any
@@ -36,8 +38,8 @@ DENSE_ABOVE = 0.12
 class Scratch:
     """A [N, K] buffer that is kept between steps.
 
-    A fresh 75 MB tensor costs the CPU as much in page faults as the product that fills it. The view returned by `take` is valid
-    until the next `take`; autograd raises if it was overwritten before backward.
+    A fresh 75 MB tensor costs the CPU as much in page faults as the product that fills it. The view returned by
+    `take` is valid until the next `take`; autograd raises if it was overwritten before backward.
     """
 
     def __init__(self) -> None:
@@ -45,9 +47,10 @@ class Scratch:
 
     def take(self, n: int, k: int, like: Tensor) -> Tensor:
         """An uninitialised [n, k] matrix of the dtype and device of `like`."""
-        if self._flat is None or self._flat.numel() < n * k or (self._flat.dtype, self._flat.device) != (like.dtype, like.device):
-            self._flat = torch.empty(n * k, dtype=like.dtype, device=like.device)
-        return self._flat[:n * k].view(n, k)
+        flat = self._flat
+        if flat is None or flat.numel() < n * k or (flat.dtype, flat.device) != (like.dtype, like.device):
+            flat = self._flat = torch.empty(n * k, dtype=like.dtype, device=like.device)
+        return flat[:n * k].view(n, k)
 
 
 class Pattern:
@@ -87,9 +90,12 @@ class Pattern:
 
     def sample(self, left: Tensor, right: Tensor) -> Tensor:
         """[E] the kept entries of `left [N, D] @ right[K, D]^T`."""
-        mould = torch.sparse_csr_tensor(self.row_starts, self.cols, left.new_zeros(self.cols.shape), self.shape,
-                                        check_invariants=False)
-        return torch.sparse.sampled_addmm(mould, left, right.T, beta=0.0).values()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "Sparse CSR tensor support is in beta state"
+            mould = torch.sparse_csr_tensor(self.row_starts, self.cols, left.new_zeros(self.cols.shape), size=self.shape,
+                                            check_invariants=False)
+        picked: Tensor = torch.sparse.sampled_addmm(mould, left, right.T, beta=0.0)
+        return picked.values()
 
 
 def _starts(index: Tensor, size: int) -> Tensor:
@@ -113,7 +119,7 @@ class _EncodeAt(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
         grad = grad.contiguous()
@@ -133,7 +139,7 @@ class _EncodeDense(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         return (grad @ weight if need_x else None, grad.T @ x if need_weight else None,
@@ -151,7 +157,7 @@ class _DecodeAt(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
         grad = grad.contiguous()
@@ -167,7 +173,8 @@ def _column_sum(pattern: Pattern, values: Tensor) -> Tensor:
 class Codes(ABC):
     """Pre-activations `h` of one batch, differentiable in x, W_enc and b_enc.
 
-    `h` is [E] (kept entries) or [N, K]; functions that act entry by entry work on both. Entries that were not kept count as 0.
+    `h` is [E] (kept entries) or [N, K]; functions that act entry by entry work on both. Entries that were not kept
+    count as 0.
     """
 
     h: Tensor
@@ -286,7 +293,9 @@ def codes_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, scratch: Scratch
 
 
 def codes_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, k: float, scratch: Scratch) -> Codes:
-    """Codes that keep the N*k largest pre-activations of the whole batch, where positive. Arguments as in `codes_above`."""
+    """Codes that keep the N*k largest pre-activations of the whole batch, where positive. Arguments as in
+    `codes_above`.
+    """
     with torch.no_grad():
         h = _preactivations(x, weight, bias, scratch)
         mask = batch_topk_mask(h, round(k * h.shape[0]))
@@ -296,8 +305,9 @@ def codes_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, k: float, scratch:
 def batch_topk_mask(h: Tensor, count: int) -> Tensor:
     """[N, K] bool: exactly the `count` largest entries of `h` (fewer when fewer are positive).
 
-    Sorting N*K entries is slow. A threshold estimated from a sample of rows leaves a few more candidates than `count`, among
-    which the answer is found exactly; should the estimate leave too few, it is lowered until it does not.
+    Sorting N*K entries is slow. A threshold estimated from a sample of rows leaves a few more candidates than
+    `count`, among which the answer is found exactly; should the estimate leave too few, it is lowered until it does
+    not.
     """
     flat = h.reshape(-1)
     count = min(count, flat.numel())

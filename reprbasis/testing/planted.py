@@ -1,4 +1,5 @@
-"""Planted sparse data: rows that are sums of a few of a known set of unit atoms, and how well a dictionary recovers them.
+"""Planted sparse data: rows that are sums of a few of a known set of unit atoms, and how well a dictionary recovers
+them.
 
 Shapes: N rows, D width, M atoms, K latents.
 """
@@ -39,7 +40,7 @@ class Planted:
         return cls(normalize(torch.randn(atoms, d, generator=generator), dim=1), l0, noise, tuple(scales))
 
     def rows(self, n: int, generator: torch.Generator) -> Rows:
-        """n rows; sites take turns, coefficients are uniform in [0.5, 1.5], every row weighs 1."""
+        """N rows; sites take turns, coefficients are uniform in [0.5, 1.5], every row weighs 1."""
         m, d = self.atoms.shape
         which = torch.rand(n, m, generator=generator).topk(self.l0, dim=1).indices
         size = torch.rand(n, self.l0, generator=generator) + 0.5

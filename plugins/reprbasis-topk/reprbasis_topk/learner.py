@@ -13,7 +13,14 @@ Shapes: N rows, D width, K latents.
 import torch
 from torch.nn.functional import relu
 
-from reprbasis.kits.affine import AffineDictionary, AffineLearner, ThresholdDictionary, TrainingState, Weighted, auxk_loss
+from reprbasis.kits.affine import (
+    AffineDictionary,
+    AffineLearner,
+    ThresholdDictionary,
+    TrainingState,
+    Weighted,
+    auxk_loss,
+)
 from reprbasis.kits.sparse import batch_topk_mask, codes_batch_topk, codes_topk
 
 from .config import BatchTopKConfig, TopKConfig
@@ -102,16 +109,17 @@ class BatchTopKLearner(TopKLearner):
 
     def observe(self, state, z):
         """Running mean, in fp64, of the smallest code that was kept; the first batch sets it."""
-        smallest = torch.where(z > 0, z, torch.inf).min().to(torch.float64)
-        rate = torch.where(state["batches"] == 0, 1.0, self.config.threshold_rate)
-        state["threshold"].lerp_(smallest, rate)
-        state["batches"].add_(1)
+        threshold, batches = state["threshold"], state["batches"]
+        smallest = torch.where(z > 0, z, torch.inf).min()
+        rate = torch.where(batches == 0, 1.0, self.config.threshold_rate)
+        threshold.add_(rate.to(threshold) * (smallest.to(threshold) - threshold))
+        batches.add_(1)
 
     def finish(self, dictionary, stats):
         """Thresholds instead of the top of a batch: inference does not depend on the other rows."""
         tensors = (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec, dictionary.b_dec)
-        threshold = dictionary.state["threshold"].to(dictionary.b_enc.dtype)
-        return ThresholdDictionary(*(t.detach().clone() for t in tensors), torch.full_like(dictionary.b_enc.detach(), float(threshold)))
+        threshold = torch.full_like(dictionary.b_enc.detach(), float(dictionary.state["threshold"]))
+        return ThresholdDictionary(*(t.detach().clone() for t in tensors), threshold)
 
     def form(self):
         """The shipped form."""

@@ -10,7 +10,8 @@ PROVIDES = {"affine-decoder", "nonnegative-latents", "sparse-latents"}
 @hookimpl
 def reprbasis_register(register):
     """Offer both learners."""
-    register(Component(kind="learner", name="topk", config=TopKConfig, factory="reprbasis_topk.learner:TopKLearner",
+    register(Component(kind="learner", name="topk", config=TopKConfig,
+                       factory="reprbasis_topk.learner:TopKLearner",
                        summary="Sparse dictionary that keeps the k largest codes of every row", provides=PROVIDES))
     register(Component(kind="learner", name="batchtopk", config=BatchTopKConfig,
                        factory="reprbasis_topk.learner:BatchTopKLearner",
