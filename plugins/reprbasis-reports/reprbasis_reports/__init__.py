@@ -1,0 +1,1 @@
+"""Reporters: `rich` (the terminal) and `html` (one self-contained page)."""

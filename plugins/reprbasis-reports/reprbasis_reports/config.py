@@ -1,0 +1,27 @@
+"""Options of the reporters."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from reprbasis.component import ComponentConfig
+
+
+class RichConfig(ComponentConfig):
+    """Live progress and summary tables in the terminal."""
+
+    after: float = Field(2.0, ge=0)
+    """Show work only once it has lasted this many seconds."""
+
+    every: float = Field(10.0, ge=0)
+    """Without a terminal: seconds between two progress lines of one piece of work."""
+
+    tables: bool = True
+    """Print the measurements when the run is over."""
+
+
+class HtmlConfig(ComponentConfig):
+    """One self-contained HTML page."""
+
+    file: str = Field("report.html", pattern=r"^[^/\\]+\.html$")
+    """Name of the page within the folder of the run."""
