@@ -54,8 +54,8 @@ def _add(registry: Registry, point: EntryPoint, origin: str, version: str) -> No
     except (Exception, SystemExit) as error:  # a plugin may fail in any way; it is reported, never hidden
         told = " ".join(f"{type(error).__name__}: {error}".split())
         again = f"upgrade or reinstall it (pip install -U {origin}), or remove it (pip uninstall {origin})"
-        missing = isinstance(error, ModuleNotFoundError) and error.name and error.name != point.module
-        do = f"pip install the package that has '{error.name}', or {again}" if missing else again  # type: ignore[attr-defined]
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        do = f"pip install the package that has '{missing}', or {again}" if missing else again
         registry.broken.append(Broken(origin, f"'{point.value}' cannot be loaded: {told}", do))
 
 

@@ -190,6 +190,7 @@ def _json(found: Registered, *, options: bool = False) -> dict[str, Any]:
                            "version": found.version, "summary": c.summary, "provides": sorted(c.provides),
                            "requires": {k: sorted(v) for k, v in c.requires.items()}, "factory": c.factory}
     if c.kind == "step":
-        ports = [{"name": p.name, "type": p.type, "optional": p.optional, "requires": sorted(p.requires)} for p in c.inputs]
+        ports = [{"name": p.name, "type": p.type, "optional": p.optional, "requires": sorted(p.requires)}
+                 for p in c.inputs]
         out |= {"inputs": ports, "output": c.output, "needs_model": c.needs_model}
     return out | ({"options": component_schema(c)} if options else {})

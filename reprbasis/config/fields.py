@@ -24,7 +24,8 @@ class SiteSelectors:
     def _check(value: Any) -> str | tuple[str, ...]:
         given = (value,) if isinstance(value, str) else value
         if not isinstance(given, (list, tuple)) or not given or not all(isinstance(v, str) for v in given):
-            raise complaint(f"{value!r} is not a site selector or a list of them", 'write for example ["resid.*", "embed"]')
+            raise complaint(f"{value!r} is neither a site selector nor a list of them",
+                            'write for example ["resid.*", "embed"]')
         for selector in given:
             if problem := check_selector(selector):
                 raise complaint(problem.what, problem.do)

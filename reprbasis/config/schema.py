@@ -61,7 +61,7 @@ def _options(component: Component, key: str, names: list[str], definitions: dict
     schema = component_schema(component)
     for name, inner in schema.pop("$defs", {}).items():
         definitions[prefix + name] = _rewrite(inner, prefix)
-    schema = _rewrite(schema, prefix)
+    schema = {key: _rewrite(value, prefix) for key, value in schema.items()}
     ports = {p.name: {"type": "string", "description": f"a step that makes {p.type}"} for p in component.inputs}
     extra: dict[str, Any] = {key: {"enum": names}}
     if ports:

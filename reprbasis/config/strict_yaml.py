@@ -1,8 +1,8 @@
 """YAML 1.2 without surprises, with the line of every key.
 
 Differences from PyYAML's loaders: a duplicate key is an error; only `true` and `false` are booleans (`yes`, `no`, `on`,
-`off` stay text); `1e-3` is a number; dates stay text; tags are refused, so a file can name no class. Anchors and aliases
-work.
+`off` stay text); `1e-3` is a number; dates stay text; tags are refused, so a file can name no class. Anchors and
+aliases work.
 """
 
 from __future__ import annotations

@@ -111,8 +111,9 @@ def _step(value: Any, info: ValidationInfo) -> StepSpec:
     options = {key: item for key, item in value.items() if key not in ("do", "from")}
     if "use" in options:
         raise complaint("a step is chosen by `do`", "leave out `use`")
-    ports, selection = together(lambda: validate(_Ports, {"from": value.get("from", {})}, info.context),
-                                lambda: resolve(info.context["registry"], "step", {"use": value["do"], **options}))
+    context = info.context or {}
+    ports, selection = together(lambda: validate(_Ports, {"from": value.get("from", {})}, context),
+                                lambda: resolve(context["registry"], "step", {"use": value["do"], **options}))
     return StepSpec(selection, ports.inputs)
 
 
@@ -169,7 +170,7 @@ def _put(data: dict[str, Any], keys: list[str], value: Any, where: str, lines: d
         if isinstance(here, list):
             if not key.isdecimal() or int(key) >= len(here):
                 return Problem(f"{at}: the list has {len(here)} items", where, f"use 0 to {len(here) - 1}")
-            step: str | int = int(key)
+            step: Any = int(key)
         elif isinstance(here, dict):
             if depth == 1 and keys[0] == "steps" and key not in here:
                 return Problem(f"{at}: the pipeline has no such step", where, near(key, here))
@@ -183,7 +184,7 @@ def _put(data: dict[str, Any], keys: list[str], value: Any, where: str, lines: d
                 del lines[old]
             here[step] = value
             return None
-        below = here[step] if isinstance(here, list) else here.get(step)
+        below = here[step] if step in here or isinstance(here, list) else None
         if below is None:
             below = {}
         elif isinstance(below, str):  # `learner: jumprelu` is short for `learner: {use: jumprelu}`

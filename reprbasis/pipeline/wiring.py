@@ -66,22 +66,26 @@ def _inputs(spec: PipelineSpec, registry: Registry, name: str, step: StepSpec) -
                            do=near(source, set(spec.steps) - {name}))
         elif port in ports:
             yield from _fit(spec, registry, name, ports[port], source)
-    for port in ports.values():
-        if not port.optional and port.name not in step.inputs:
-            makers = [other for other in spec.steps if other != name and _output(spec, registry, other) == port.type]
-            yield _problem(spec, name, what=f"the input '{port.name}' ({port.type}) is missing",
-                           do=f"write from: {{{port.name}: {makers[-1] if makers else 'STEP'}}}"
-                              + ("" if makers else f", with a step that makes {port.type}"))
+    for needed in component.inputs:
+        if not needed.optional and needed.name not in step.inputs:
+            makers = _makers(spec, registry, name, needed)
+            yield _problem(spec, name, what=f"the input '{needed.name}' ({needed.type}) is missing",
+                           do=f"write from: {{{needed.name}: {makers[-1]}}}" if makers else
+                              f"add a step that makes {needed.type} and name it: from: {{{needed.name}: STEP}}")
 
 
 def _output(spec: PipelineSpec, registry: Registry, name: str) -> str | None:
     return registry.component("step", spec.steps[name].selection.name).component.output
 
 
+def _makers(spec: PipelineSpec, registry: Registry, name: str, port: Port) -> list[str]:
+    return [other for other in spec.steps if other != name and _output(spec, registry, other) == port.type]
+
+
 def _fit(spec: PipelineSpec, registry: Registry, name: str, port: Port, source: str) -> Iterator[Problem]:
     made = _output(spec, registry, source)
     if made != port.type:
-        makers = [other for other in spec.steps if other != name and _output(spec, registry, other) == port.type]
+        makers = _makers(spec, registry, name, port)
         yield _problem(spec, name, "from", port.name, what=f"needs {port.type}, but '{source}' makes {made}",
                        do=f"take {' or '.join(makers)}" if makers else f"add a step that makes {port.type}")
         return
