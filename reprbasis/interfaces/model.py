@@ -241,7 +241,8 @@ class ModelAdapter(Configured[C]):
                  sampling: Sampling | None = None) -> list[TokenSequence]:
         """Continue each prompt until the model ends its turn or `max_new` tokens; returns prompt + continuation.
 
-        The continuation is flagged `generated` (and `assistant`). Edits are applied at prompt and generated positions.
+        The continuation is flagged `generated` (and `assistant`); the token that ends the turn is kept and flagged `special`.
+        Edits are applied at prompt and generated positions.
         """
 
     @abstractmethod

@@ -44,8 +44,8 @@ def complete(model: ModelAdapter[Any], examples: Iterable[Example], sampling: Sa
              context: CorpusContext | None = None) -> Iterator[Example]:
     """Answer every user turn of every dialogue, each with the model's earlier answers before it.
 
-    Given assistant turns are dropped. An answer that reached `sampling.max_new` before the model ended its turn
-    is left open (`continue_last`) when it is the dialogue's last: no end-of-turn token is put into the model's mouth.
+    Given assistant turns are dropped. An answer that was cut (at `sampling.max_new`) before the model ended its
+    turn is left open (`continue_last`) when it is the dialogue's last: no end-of-turn token is put into the model's mouth.
 
     Args:
         model: must provide `generate`.
@@ -145,17 +145,17 @@ def _answer(model: ModelAdapter[Any], prompts: Sequence[Example], indices: Seque
         sequences = [replace(s, sequence=indices[i]) for i, s in zip(open_, sequences, strict=True)]
         drawn = model.generate(sequences, sampling=replace(sampling, seed=sampling.seed + 1_000_003 * turn))
         for i, sequence in zip(open_, drawn, strict=True):
-            text, cut, count = _text(model, sequence, sampling.max_new)
+            text, cut, count = _text(model, sequence)
             answers[i] = _Answers((*answers[i].turns, text), cut, answers[i].tokens + count)
     return answers
 
 
-def _text(model: ModelAdapter[Any], sequence: TokenSequence, most: int) -> tuple[str, bool, int]:
-    """(what was generated, whether it was cut at `most` tokens, number of tokens)."""
+def _text(model: ModelAdapter[Any], sequence: TokenSequence) -> tuple[str, bool, int]:
+    """(what was generated, whether it was cut before the model ended its turn, number of tokens)."""
     new = sequence.flags["generated"]
     control = sequence.flags["special"] & new if "special" in sequence.flags else new & False
     count = int(new.sum())
-    cut = count >= most and not bool(control.any())
+    cut = not bool(control.any())
     text = str(model.tokenizer.decode(sequence.ids[new & ~control].tolist(), skip_special_tokens=True))
     return (text.rstrip("\ufffd") if cut else text), cut, count
 

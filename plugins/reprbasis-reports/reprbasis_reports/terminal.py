@@ -226,7 +226,8 @@ class LiveProgress:
 
     def _display(self) -> _Late:
         display = _Late(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-                        _MeterColumn("amount"), _MeterColumn("speed", "cyan"), _MeterColumn("left", "green"), _MeterColumn("shown", "dim"),
+                        _MeterColumn("amount"), _MeterColumn("speed", "cyan"), _MeterColumn("left", "green"),
+                        _MeterColumn("shown", "dim"),
                         console=self.console, transient=True, refresh_per_second=5)
         display.after = self.after
         return display

@@ -13,7 +13,8 @@ from reprbasis.interfaces.reporter import RunRecord, StepRecord
 LAYERS = 30
 SITES = ["embed", *(f"{n}.{i}" for i in range(LAYERS) for n in ("attn_out", "mlp_out", "resid")), "final"]
 WORDS = ["<|im_start|>", "user", "\n", "Why", " is", " the", " sky", " blue", "?", "<|im_end|>", "\n", "<|im_start|>"]
-WORDS += ["assistant", "\n", "Sun", "light", " is", " a", " mix", "ture", " of", " colours", ".", " Air", " sc", "atters", " blue", " light", " more", " than", " red", ","]
+WORDS += ["assistant", "\n", "Sun", "light", " is", " a", " mix", "ture", " of", " colours", ".", " Air", " sc"]
+WORDS += ["atters", " blue", " light", " more", " than", " red", ","]
 WORDS += [" so", " we", " see", " it", " everywhere", ".", "\n\n", "-", " first", ":", " 42"]
 
 
