@@ -37,9 +37,13 @@ def model(checkpoint):
 
 
 def examples(n=60):
-    words = "the cat sat on a mat and saw seven red birds that were not there before".split()
-    return [Example(messages=(Message("user", " ".join(words[(i + j) % 15] for j in range(3 + i * 7 % 23))),
-                              Message("assistant", words[i % 15])), key=f"e{i}") for i in range(n)]
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "seven", "red", "birds", "that", "were", "not", "there"]
+
+    def said(i):
+        question = " ".join(words[(i + j) % 15] for j in range(3 + i * 7 % 23))
+        return Message("user", question), Message("assistant", words[i % 15])
+
+    return [Example(messages=said(i), key=f"e{i}") for i in range(n)]
 
 
 OPTIONS = {"tokens": 2000, "row_tokens": 128, "rows": 3, "shard_tokens": 300, "max_tokens": 100, "dtype": "float32"}
@@ -70,7 +74,7 @@ def test_moments_leave_out_position_0(model):
 
 def test_held_out_sequences_are_others(model):
     acts = rb.harvest(model, examples(), **OPTIONS, held_out=0.25)
-    train, held = (set(s.key for s in acts.sequences(split)) for split in ("train", "held-out"))
+    train, held = ({s.key for s in acts.sequences(split)} for split in ("train", "held-out"))
     assert not train & held
     assert len(held) == pytest.approx(0.25 * (len(train) + len(held)), abs=1)
     with pytest.raises(DataError, match="no held-out tokens"):

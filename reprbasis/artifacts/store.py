@@ -50,7 +50,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ArtifactError: it is missing or is not a whole safetensors file.
     """
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
     except (SafetensorError, OSError) as e:
         raise ArtifactError(f"the file cannot be read as safetensors ({e})", where=str(path),
                             do="make the artifact again") from e

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from ..component import ComponentConfig
 
-C = TypeVar("C", bound=ComponentConfig)
+C = TypeVar("C", bound=ComponentConfig, default=Any)
 
 
 class Configured(ABC, Generic[C]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ class CorpusContext:
 
     model: ModelAdapter | None = None
     scratch: Path | None = None
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
 
 
 class Corpus(Configured[C]):

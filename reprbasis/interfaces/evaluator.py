@@ -162,7 +162,7 @@ class EvaluationInputs:
     basis: Basis
     activations: Activations
     seed: int = 0
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
 
 
 class Evaluator(Configured[C]):

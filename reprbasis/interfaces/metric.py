@@ -32,9 +32,11 @@ class Targets:
 
 
 class Metric(Configured[C]):
-    """A number per row of the batch. Differentiable in the logits unless the metric says otherwise."""
+    """A number per row of the batch."""
 
     higher_is_better: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+    """Whether it has a gradient with respect to the logits (counts and comparisons have none)."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Which of `answer`, `wrong`, `reference` it uses."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class StepContext:
     scratch: Path
     seed: int
     load_model: Callable[[], ModelAdapter]
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
 
     @property
     def model(self) -> ModelAdapter:

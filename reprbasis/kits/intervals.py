@@ -28,7 +28,7 @@ def ratio(numerator: Tensor, denominator: Tensor, group: Tensor, *, resamples: i
         resamples: bootstrap draws.
         seed: of the draws.
     """
-    labels, member = group.unique(return_inverse=True)
+    labels, member = torch.unique(group, return_inverse=True)
     g = len(labels)
     top = torch.zeros(g, dtype=torch.float64).index_add_(0, member, numerator.double())
     bottom = torch.zeros(g, dtype=torch.float64).index_add_(0, member, denominator.double())

@@ -233,7 +233,8 @@ class _Work:
                 scratch.mkdir(parents=True, exist_ok=True)
             context = StepContext(self.registry, scratch, self.spec.seed, self.load_model, self.progress)
             made = self.registry.build(step.selection).run(context, **inputs)
-            prints = {port: next(s.fingerprint for s in self.record.steps if s.name == source) for port, source in step.inputs.items()}
+            made_from = {s.name: s.fingerprint for s in self.record.steps}
+            prints = {port: made_from[source] for port, source in step.inputs.items()}
             found = self.registry.component("step", record.component)
             save(made, record.folder, fingerprint=record.fingerprint, overwrite=True, inputs=prints,
                  writer={"component": found.full_name, "version": found.version})

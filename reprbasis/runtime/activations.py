@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -82,7 +83,7 @@ class TokenTable:
     def spans(self) -> Iterator[tuple[int, slice]]:
         """(sequence, its slice of the table), in order."""
         edges = self.bounds.tolist()
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in pairwise(edges):
             yield int(self.sequences[a]), slice(a, b)
 
 
@@ -135,7 +136,8 @@ class Activations(Artifact):
     def sequences(self, split: Literal["train", "held-out"], most_tokens: int | None = None) -> list[TokenSequence]:
         """Whole token sequences of a split, in order, to run the model on again; stops before exceeding `most_tokens`."""
         table = self.table if split == "train" else self.held
-        out, total = [], 0
+        out: list[TokenSequence] = []
+        total = 0
         for index, span in table.spans():
             total += span.stop - span.start
             if most_tokens is not None and total > most_tokens and out:

@@ -199,7 +199,7 @@ def activation_stats(source: RowSource, prepare: Preparation, *, seed: int, most
 
 
 def schedule(step: int, total: int, warmup: float, decay: float) -> float:
-    """Factor on the learning rate at a step: linear up to 1 over the first `warmup`, 1, linear down to 0 over the last `decay`."""
+    """Factor on the learning rate: linear up to 1 over the first `warmup`, then 1, linear down to 0 over the last `decay`."""
     up, down = max(round(total * warmup), 1), round(total * decay)
     return min(1.0, (step + 1) / up, (total - step) / down if down else 1.0)
 
@@ -209,7 +209,8 @@ def _optimiser(learner: DictionaryLearner[Any], dictionary: Dictionary, peak: fl
     factors = [float(g.pop("lr_factor", 1.0)) for g in groups]
     owned = {id(p) for g in groups for p in g["params"]}
     if missing := [n for n, p in dictionary.named_parameters() if p.requires_grad and id(p) not in owned]:
-        raise UserError(f"param_groups leaves out {', '.join(missing)}", where=learner.full_name or type(learner).__name__,
+        raise UserError(f"param_groups leaves out {', '.join(missing)}",
+                        where=learner.full_name or type(learner).__name__,
                         do="return every parameter that requires gradients, or freeze it")
     fused = all(p.is_floating_point() for g in groups for p in g["params"])
     return torch.optim.Adam(groups, lr=peak, betas=(0.9, 0.999), eps=6.25e-10, fused=fused), factors
@@ -221,7 +222,8 @@ def _line(sums: Mapping[str, Tensor], step: int, every: int, batch: int) -> dict
     for name, value in sums.items():
         line[name] = float(value) / count
         if not torch.isfinite(value):
-            raise NumericsError(f"the term '{name}' became {float(value)}", where=f"training steps {step + 2 - count} to {step + 1}",
+            raise NumericsError(f"the term '{name}' became {float(value)}",
+                                where=f"training steps {step + 2 - count} to {step + 1}",
                                 do="lower the learning rate, or look for rows of huge norm (norm_cap)")
     return line
 

@@ -1,8 +1,8 @@
 """Let the model write its own answers: batched, in fixed chunks, resumable after SIGKILL with the same bytes.
 
-1. Dialogues are taken in windows of `WINDOW` batches; a window is sorted by (user turns, length) and cut into batches.
-2. A batch is answered turn by turn: all dialogues that still have an open user turn are continued together.
-3. A finished batch is written atomically to `context.scratch`, under a name that digests everything that went in; when
+1. Dialogues are taken in windows of `WINDOW` batches. A window is answered turn by turn: all dialogues that have another
+   user turn are sorted by length, cut into batches, and each batch is continued together.
+2. A finished batch is written atomically to `context.scratch`, under a name that digests everything that went in; when
    the work is repeated, it is read back. What is in a batch depends on the input alone, never on what is finished.
 """
 
@@ -32,10 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """What the model wrote in one dialogue: a text for each user turn, whether the last was cut, tokens in all."""
+class _Answer:
+    """What the model wrote in one turn: the text, whether it was cut before the turn ended, and its number of tokens."""
 
-    turns: tuple[str, ...]
+    text: str
     cut: bool
     tokens: int
 
@@ -71,17 +71,23 @@ def complete(model: ModelAdapter[Any], examples: Iterable[Example], sampling: Sa
     with context.progress.task("generate answers", total, "dialogues") as task:
         while window := list(islice(source, WINDOW * batch)):
             prompts = [_prompt(e) for e in window]
-            order = sorted(range(len(window)), key=lambda i: (_turns(prompts[i]), _length(prompts[i]), i))
-            answers: dict[int, _Answers] = {}
-            for at in range(0, len(order), batch):
-                chunk = order[at:at + batch]
-                begun = time.perf_counter()
-                found = _batch(model, [prompts[i] for i in chunk], [done + i for i in chunk], sampling, context.scratch)
-                spent += time.perf_counter() - begun
-                written += sum(a.tokens for a in found)
-                answers.update(zip(chunk, found, strict=True))
-                task.update(done + len(answers), tokens_per_second=round(written / max(spent, 1e-9)))
-            yield from (_fill(prompts[i], answers[i]) for i in range(len(window)))
+            answers: list[list[_Answer]] = [[] for _ in prompts]
+            turns = sum(map(_turns, prompts))
+            for turn in range(max(map(_turns, prompts))):
+                asked = {i: _fill(p, answers[i], upto=turn) for i, p in enumerate(prompts) if _turns(p) > turn}
+                order = sorted(asked, key=lambda i: (_length(asked[i]), i))
+                for at in range(0, len(order), batch):
+                    chunk = order[at:at + batch]
+                    begun = time.perf_counter()
+                    found = _batch(model, [asked[i] for i in chunk], [done + i for i in chunk],
+                                   replace(sampling, seed=sampling.seed + 1_000_003 * turn), context.scratch)
+                    for i, answer in zip(chunk, found, strict=True):
+                        answers[i].append(answer)
+                    spent += time.perf_counter() - begun
+                    written += sum(a.tokens for a in found)
+                    task.update(done + len(window) * sum(map(len, answers)) / turns,
+                                tokens_per_second=round(written / max(spent, 1e-9)))
+            yield from map(_fill, prompts, answers)
             done += len(window)
 
 
@@ -104,7 +110,7 @@ def _length(example: Example) -> int:
     return sum(len(m.content) for m in example.messages or ())
 
 
-def _fill(prompt: Example, answers: _Answers, upto: int | None = None) -> Example:
+def _fill(prompt: Example, answers: Sequence[_Answer], upto: int | None = None) -> Example:
     """The dialogue with answers after its user turns; with `upto`, ending at that user turn, ready to be answered."""
     out: list[Message] = []
     turn = 0
@@ -113,14 +119,14 @@ def _fill(prompt: Example, answers: _Answers, upto: int | None = None) -> Exampl
         if message.role == "user":
             if turn == upto:
                 return replace(prompt, messages=tuple(out), add_prompt=True)
-            out.append(Message("assistant", answers.turns[turn]))
+            out.append(Message("assistant", answers[turn].text))
             turn += 1
-    return replace(prompt, messages=tuple(out), continue_last=answers.cut,
-                   meta={**prompt.meta, "generated": answers.tokens})
+    return replace(prompt, messages=tuple(out), continue_last=answers[-1].cut,
+                   meta={**prompt.meta, "generated": sum(a.tokens for a in answers)})
 
 
 def _batch(model: ModelAdapter[Any], prompts: Sequence[Example], indices: Sequence[int], sampling: Sampling,
-           scratch: Path | None) -> list[_Answers]:
+           scratch: Path | None) -> list[_Answer]:
     """Answer one batch, or read it back if it was answered before."""
     if scratch is None:
         return _answer(model, prompts, indices, sampling)
@@ -137,35 +143,25 @@ def _batch(model: ModelAdapter[Any], prompts: Sequence[Example], indices: Sequen
 
 
 def _answer(model: ModelAdapter[Any], prompts: Sequence[Example], indices: Sequence[int],
-            sampling: Sampling) -> list[_Answers]:
-    answers = [_Answers((), False, 0)] * len(prompts)
-    for turn in range(max(map(_turns, prompts))):
-        open_ = [i for i, p in enumerate(prompts) if _turns(p) > turn]
-        sequences = model.tokenize([_fill(prompts[i], answers[i], upto=turn) for i in open_])
-        sequences = [replace(s, sequence=indices[i]) for i, s in zip(open_, sequences, strict=True)]
-        drawn = model.generate(sequences, sampling=replace(sampling, seed=sampling.seed + 1_000_003 * turn))
-        for i, sequence in zip(open_, drawn, strict=True):
-            text, cut, count = _text(model, sequence)
-            answers[i] = _Answers((*answers[i].turns, text), cut, answers[i].tokens + count)
-    return answers
+            sampling: Sampling) -> list[_Answer]:
+    sequences = [replace(s, sequence=i) for s, i in zip(model.tokenize(prompts), indices, strict=True)]
+    return [_text(model, s) for s in model.generate(sequences, sampling=sampling)]
 
 
-def _text(model: ModelAdapter[Any], sequence: TokenSequence) -> tuple[str, bool, int]:
-    """(what was generated, whether it was cut before the model ended its turn, number of tokens)."""
+def _text(model: ModelAdapter[Any], sequence: TokenSequence) -> _Answer:
     new = sequence.flags["generated"]
     control = sequence.flags["special"] & new if "special" in sequence.flags else new & False
-    count = int(new.sum())
     cut = not bool(control.any())
     text = str(model.tokenizer.decode(sequence.ids[new & ~control].tolist(), skip_special_tokens=True))
-    return (text.rstrip("\ufffd") if cut else text), cut, count
+    return _Answer(text.rstrip("\ufffd") if cut else text, cut, int(new.sum()))
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write(path: Path, answers: Sequence[_Answers]) -> None:
-    body = json.dumps([[list(a.turns), a.cut, a.tokens] for a in answers])
+def _write(path: Path, answers: Sequence[_Answer]) -> None:
+    body = json.dumps([[a.text, a.cut, a.tokens] for a in answers])
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,9 +177,9 @@ def _write(path: Path, answers: Sequence[_Answers]) -> None:
                            do="free space and run again: finished batches are reused") from error
 
 
-def _read(path: Path) -> list[_Answers] | None:
+def _read(path: Path) -> list[_Answer] | None:
     """The answers of a finished batch, or None if the file is damaged."""
     digest, _, body = path.read_text().partition("\n")
     if digest != _digest(body):
         return None
-    return [_Answers(tuple(turns), cut, tokens) for turns, cut, tokens in json.loads(body)]
+    return [_Answer(*answer) for answer in json.loads(body)]

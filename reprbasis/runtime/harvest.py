@@ -177,10 +177,8 @@ def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], sites: 
             parts[site].append(result.sites[site][batch.mask.to(model.device)].cpu())
     owner = torch.cat(owners, 1)
     # packing moves sequences between rows; bring the tokens back into the order of `sequences`
-    rank = torch.tensor([first[int(s)] for s in owner[0].unique()], dtype=torch.long)
-    lookup = torch.zeros(int(owner[0].max()) + 1, dtype=torch.long)
-    lookup[owner[0].unique()] = rank
-    order = torch.argsort(lookup[owner[0]] * (length + 1) + owner[1], stable=True)
+    rank = torch.tensor([first[s] for s in owner[0].tolist()])
+    order = torch.argsort(rank * (length + 1) + owner[1])
     inner = owner[1][order] > 0
     tensors: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {"count": inner.sum().double()}
@@ -192,7 +190,8 @@ def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], sites: 
         if not torch.isfinite(x.sum(dtype=torch.float64)):
             bad = int(owner[0][order][~torch.isfinite(x).all(-1)][0])
             raise NumericsError(f"activations are NaN or infinite in sequence {bad} ('{sequences[first[bad]].key}')",
-                                where=str(site), do="check the model's weights and dtype (float16 overflows where float32 does not)")
+                                where=str(site),
+                                do="check the model's weights and dtype (float16 overflows where float32 does not)")
         tensors[str(site)] = x.to(dtype)
     write_tensors(path, tensors)
     write_tensors(sums_path, sums)

@@ -3,15 +3,17 @@
 Shapes: S sites, K latents, N tokens of a block, D width, V vocabulary.
 
 Sharing over depth follows Lawson et al. 2025 (multi-layer SAEs): with A[l, k] the total activation of latent k at layer l and
-p_k(l) = A[l, k] / sum_l A[l, k], the layer variance is sum_l (l - mu)^2 p_k(l): 0 for a latent of one layer, (L^2 - 1) / 12 for one
-spread evenly over L. Effective layers: exp of the entropy of p_k. Reuse rate: share of alive latents whose firing rate exceeds
-1e-4 at two sites or more.
+p_k(l) = A[l, k] / sum_l A[l, k], the layer variance is sum_l (l - mu)^2 p_k(l): 0 for a latent of one layer, (L^2 - 1) / 12
+for one spread evenly over L. Effective layers: exp of the entropy of p_k. Reuse rate: share of alive latents whose firing rate
+exceeds 1e-4 at two sites or more.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from reprbasis.interfaces.evaluator import (
     Context,
     EvaluationInputs,
@@ -24,7 +26,6 @@ from reprbasis.interfaces.evaluator import (
 from reprbasis.interfaces.reporter import Progress, Silent
 from reprbasis.runtime.activations import Activations
 from reprbasis.runtime.basis import Basis
-from torch import Tensor
 
 from .config import AtlasConfig
 from .controls import untrained
@@ -64,7 +65,8 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
     """
     s, k = len(basis.sites), basis.d_dict
     total, count = torch.zeros(s, k, dtype=torch.float64), torch.zeros(s, k, dtype=torch.long)
-    top, token, where = torch.zeros(CANDIDATES, k), torch.zeros(CANDIDATES, k, dtype=torch.long), torch.zeros(CANDIDATES, k, dtype=torch.long)
+    top = torch.zeros(CANDIDATES, k)
+    token, where = (torch.zeros(CANDIDATES, k, dtype=torch.long) for _ in range(2))
     histogram = torch.zeros(k * (len(EDGES) + 1), dtype=torch.long)
     base = seen = 0
     with (progress or Silent()).task("atlas", total=min(most, activations.tokens), unit="tokens") as task:
@@ -137,21 +139,24 @@ class Atlas(Evaluator[AtlasConfig]):
             order = torch.argsort(mu)
             shown = order[torch.linspace(0, len(order) - 1, min(200, len(order))).long()]
             kept = torch.nonzero(total.sum(0) > 0).flatten()
+            matrix = {"share": [[round(v, 4) for v in p[:, i].tolist()] for i in shown]}
+            depth = len(stream)
             figures += [
                 Figure("heatmap", f"Latents over depth ({self.config.stream})",
-                       f"Each row is a latent (200 of {len(order)}, sorted by mean layer), each column a layer; the colour is the share "
-                       "of the latent's total activation that falls on that layer. A diagonal of single cells would mean one "
+                       f"Each row is a latent ({len(shown)} of {len(order)}, sorted by mean layer), each column a layer; the colour "
+                       "is the share of the latent's activation that falls on that layer. A diagonal of single cells would mean one "
                        "dictionary per layer; wide bands mean that layers share latents.",
-                       {"share": [[round(v, 4) for v in p[:, i].tolist()] for i in shown]}, names,
-                       [int(kept[i]) for i in shown], "layer", "latent"),
-                _histogram("Effective layers per latent", f"exp(entropy) of each latent's activation over the {len(stream)} layers: 1 is "
-                           f"a latent of one layer, {len(stream)} one spread evenly over all.", effective, "effective layers"),
-                _histogram("Layer variance per latent", "Variance of the layer at which a latent is active: 0 for a latent of one layer, "
-                           f"{(len(stream)**2 - 1) / 12:.1f} for one spread evenly over all {len(stream)}.", variance, "layer variance"),
+                       matrix, names, [int(kept[i]) for i in shown], "layer", "latent"),
+                _histogram("Effective layers per latent",
+                           f"exp(entropy) of each latent's activation over the {depth} layers: 1 is a latent of one layer, "
+                           f"{depth} one spread evenly over all.", effective, "effective layers"),
+                _histogram("Layer variance per latent",
+                           "Variance of the layer at which a latent is active: 0 for a latent of one layer, "
+                           f"{(depth**2 - 1) / 12:.1f} for one spread evenly over all {depth}.", variance, "layer variance"),
             ]
         sites_used = (rate > 1e-4).sum(0)[alive].double()
-        figures.append(_histogram("Sites where a latent is used", "Number of sites at which an alive latent fires on more than one in "
-                                  "10,000 tokens.", sites_used, "sites"))
+        caption = "Number of sites at which an alive latent fires on more than one in 10,000 tokens."
+        figures.append(_histogram("Sites where a latent is used", caption, sites_used, "sites"))
         return out, figures
 
     def cards(self, inputs: EvaluationInputs, found: Census, latents: Sequence[int]) -> list[FeatureCard]:
@@ -175,7 +180,8 @@ class Atlas(Evaluator[AtlasConfig]):
             edges = [0.0, *EDGES.tolist(), float("inf")][low:high + 2]
             edges[-1] = min(edges[-1], max(float(found.top[0, k]), edges[-2]))
             out.append(FeatureCard(
-                latent=int(k), rate=float(found.count[:, k].sum()) / (found.tokens * len(basis.sites)), peak=float(found.top[0, k]),
+                latent=int(k), peak=float(found.top[0, k]),
+                rate=float(found.count[:, k].sum()) / (found.tokens * len(basis.sites)),
                 sites={str(s): round(float(share[i]), 5) for i, s in enumerate(basis.sites) if share[i] > 5e-4},
                 contexts=contexts[k],
                 promoted=[(decode([int(i)]), float(v)) for v, i in zip(best.values[row], best.indices[row], strict=True)],
@@ -190,7 +196,7 @@ class Atlas(Evaluator[AtlasConfig]):
         decode = inputs.model.tokenizer.decode
         special = table.flags.get("special")
         starts = torch.tensor([0, *torch.tensor(activations.shards).cumsum(0).tolist()])
-        bounds = {seq: span for seq, span in table.spans()}
+        bounds = dict(table.spans())
         out: dict[int, list[Context]] = {}
         with inputs.progress.task("contexts", total=len(latents), unit="features") as task:
             for done, k in enumerate(latents):
@@ -213,8 +219,8 @@ class Atlas(Evaluator[AtlasConfig]):
                     x = activations.read(site, shard, slice(low - int(starts[shard]), high - int(starts[shard])))
                     z = basis.encode(site, x)[:, k]
                     chosen.append(Context(
-                        [decode([int(i)]) for i in table.ids[low:high]], [round(float(v), 3) for v in z], at - low, str(site), sequence,
-                        [] if special is None else special[low:high].tolist()))
+                        [decode([int(i)]) for i in table.ids[low:high]], [round(float(v), 3) for v in z], at - low, str(site),
+                        sequence, [] if special is None else special[low:high].tolist()))
                 out[int(k)] = chosen
                 task.update(done + 1)
         return out

@@ -1,6 +1,7 @@
 """Options of the evaluators."""
 
 from pydantic import Field
+
 from reprbasis import ComponentConfig, Sites
 
 
@@ -16,7 +17,7 @@ class ReconstructionConfig(ComponentConfig):
     untrained: bool = True
     """Whether to measure the control: the dictionary as the learner initialises it, before any training."""
     per_site: Sites | None = None
-    """Sites for which a dictionary of their own is learned as a control, with the parameters that one site is due of the global one (its width divided by the number of sites)."""
+    """Sites for which a dictionary of their own is learned as a control, of the width of the global one divided by its sites."""
     per_site_rows: int = Field(200_000, ge=1)
     """Rows each per-site dictionary is trained on."""
     resamples: int = Field(2000, ge=100)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+
 from reprbasis.interfaces.evaluator import EvaluationInputs
 from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.fit import Preparation, RowSource, activation_stats

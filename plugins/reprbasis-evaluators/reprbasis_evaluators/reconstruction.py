@@ -10,7 +10,9 @@ A site is replaced by its reconstruction at all its tokens, the rest of the mode
     alive         latents that fire on at least one of these tokens
     ce_increase   cross-entropy of the next token minus that of the unchanged model, nats
     kl            KL(unchanged || replaced), nats
-    ce_recovered  1 - ce_increase / ce_increase under mean ablation of that site
+    ce_recovered  1 - ce_increase / ce_increase under mean ablation of that site. Where the mean does as well as the truth (late
+                  attention outputs) this is a ratio of two noises: look at kl_recovered
+    kl_recovered  1 - kl / kl under mean ablation of that site
 
 Conditions: `global` (the basis); `mean` (every token replaced by the site's mean); `untrained` (the dictionary before training);
 `random` (random directions, the same L0, the best scalar gain: reconstruction only); `per-site` (a dictionary of its own).
@@ -20,6 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from reprbasis.errors import ReprBasisError
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
 from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace, Start
@@ -29,7 +33,6 @@ from reprbasis.kits.tokenwise import cross_entropy, kl_divergence, predicts
 from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.fit import fit
 from reprbasis.sites import Site
-from torch import Tensor
 
 from .config import ReconstructionConfig
 from .controls import untrained
@@ -79,7 +82,7 @@ class _Run:
         self.original = float(torch.cat(self.losses).mean())
         self.tokens, self.positions, self.groups = len(self.owner), len(self.group), len(self.owner.unique())
         self.rows: list[Measurement] = []
-        self.ablated: dict[str, Tensor] = {}
+        self.ablated: dict[str, dict[str, Tensor]] = {}
         self.l0: dict[Site, int] = {}
 
     def add(self, name: str, estimate: Estimate | float, condition: str, site: str, unit: str = "") -> None:
@@ -138,7 +141,7 @@ class _Run:
         body = ~self.first
         fvu = ratio(lost[body], spread[body], self.owner[body], resamples=self.config.resamples)
         self.add("fvu", fvu, condition, str(site))
-        self.add("ev", Estimate(1 - fvu.value, 1 - fvu.high, 1 - fvu.low, fvu.n, fvu.groups), condition, str(site))
+        self.add("ev", _rest(fvu), condition, str(site))
         self.add("fvu_first", float(lost[self.first].sum() / spread[self.first].sum().clamp_min(1e-12)), condition, str(site))
 
     def behaviour(self, site: Site, replaced: Sequence[Tensor], condition: str) -> None:
@@ -172,10 +175,10 @@ class _Run:
         self.add("ce_increase", mean(increase, self.group, resamples=resamples), condition, site, "nats")
         self.add("kl", mean(kl, self.group, resamples=resamples), condition, site, "nats")
         if condition == "mean":
-            self.ablated[site] = increase
-        elif site in self.ablated:
-            lost = ratio(increase, self.ablated[site], self.group, resamples=resamples)
-            self.add("ce_recovered", Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low, lost.n, lost.groups), condition, site)
+            self.ablated[site] = {"ce_recovered": increase, "kl_recovered": kl}
+        for name, value in (("ce_recovered", increase), ("kl_recovered", kl)):
+            if condition != "mean" and site in self.ablated:
+                self.add(name, _rest(ratio(value, self.ablated[site][name], self.group, resamples=resamples)), condition, site)
 
     def per_site(self, selectors: str | Sequence[str]) -> dict[Site, Basis]:
         """A dictionary of its own for some sites, with an equal share of the parameters."""
@@ -194,6 +197,10 @@ class _Run:
         return out
 
 
+def _rest(lost: Estimate) -> Estimate:
+    return Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low, lost.n, lost.groups)
+
+
 def _logits(result: ForwardResult) -> Tensor:
     assert result.logits is not None
     return result.logits
@@ -210,21 +217,27 @@ def _density(basis: Basis, rows: Sequence[Measurement]) -> list[str]:
             f"(worst: {max(dense, key=lambda m: m.value).site}). Reconstruction figures there mean little."] if dense else []
 
 
+CURVES = {
+    "ev": ("Explained variance by depth",
+           "Share of the variance of each site that the reconstruction explains (1 is perfect, 0 is what the mean does). "
+           "Position 0 is left out. Values below -1 are drawn at -1."),
+    "kl_recovered": ("Behaviour kept by depth",
+                     "One site is replaced by its reconstruction and the rest of the model runs on. 1: the next-token "
+                     "distribution stays as it was; 0: as bad as replacing the site by its mean. Values below -1 are drawn at -1."),
+    "l0": ("Active latents per token by depth", "Mean number of latents that describe one token at this site."),
+}
+"""Figure -> title and caption; one figure for each family of sites."""
+
+
 def _figures(rows: Sequence[Measurement], sites: Sequence[Site]) -> list[Figure]:
     out = []
-    for name, title, caption in (
-        ("ev", "Explained variance by depth", "Share of the variance of each site that the reconstruction explains (1 is perfect, 0 is what the mean does). Position 0 left out."),
-        ("ce_recovered", "Cross-entropy recovered by depth", "How much of the loss caused by mean-ablating a site is avoided when the site is replaced by its reconstruction instead (1: nothing is lost)."),
-        ("l0", "Active latents per token by depth", "Mean number of latents that describe one token at this site."),
-    ):
+    for name, (title, caption) in CURVES.items():
+        conditions = ("global",) if name == "l0" else ("global", "untrained", "random")
+        found = {c: {m.site: m.value for m in rows if m.name == name and m.condition == c} for c in conditions}
         for family in dict.fromkeys(s.name for s in sites if s.layer is not None):
             members = [s for s in sites if s.name == family]
-            found = {c: {m.site: m.value for m in rows if m.name == name and m.condition == c}
-                     for c in ("global", "untrained", "random")}
-            if name == "l0":
-                found = {"global": found["global"]}
             series = {c: [max(v[str(s)], -1.0) for s in members] for c, v in found.items() if all(str(s) in v for s in members)}
             if series:
-                out.append(Figure("line", f"{title}: {family}", caption + (" Values below -1 are drawn at -1." if name != "l0" else ""),
-                                  series, [s.layer for s in members], (), "layer", name))
+                layers = [s.layer for s in members]
+                out.append(Figure("line", f"{title}: {family}", caption, series, layers, (), "layer", name))
     return out

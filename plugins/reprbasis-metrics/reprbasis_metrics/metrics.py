@@ -4,12 +4,13 @@ Shapes: B batch, T tokens, V vocabulary, A accepted answers (padded with -1).
 """
 
 import torch
+from torch import Tensor
+
 from reprbasis.errors import DataError
 from reprbasis.interfaces.metric import Metric, Targets
 from reprbasis.interfaces.model import ForwardResult
 from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.tokenwise import cross_entropy, kl_divergence, predicts
-from torch import Tensor
 
 from .config import MetricConfig
 
@@ -20,9 +21,23 @@ def _given(value: Tensor | None, what: str, who: str) -> Tensor:
     return value
 
 
-def _last(result: ForwardResult, batch: TokenBatch) -> Tensor:
-    """[B, V] logits at each row's last real token."""
-    logits = _given(result.logits, "logits", "this metric")
+def _logits(result: ForwardResult, who: str) -> Tensor:
+    if result.logits is None:
+        raise DataError(f"{who} needs logits", do='run the model with logits="all"')
+    return result.logits
+
+
+def _everywhere(logits: Tensor, batch: TokenBatch, who: str) -> Tensor:
+    if logits.shape[:2] != batch.ids.shape:
+        raise DataError(f"{who} needs logits at all {batch.shape[1]} positions, got {logits.shape[1]}",
+                        do='run the model with logits="all"')
+    return logits
+
+
+def _last(result: ForwardResult, batch: TokenBatch, who: str) -> Tensor:
+    """[B, V] logits at each row's last real token, in float32 or more."""
+    logits = _logits(result, who)
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if logits.shape[1] == 1:
         return logits[:, 0]
     return logits[torch.arange(len(logits), device=logits.device), batch.last()]
@@ -47,7 +62,7 @@ class CrossEntropy(Metric[MetricConfig]):
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""
-        return _row_means(cross_entropy(_given(result.logits, "logits", "ce"), batch), batch)
+        return _row_means(cross_entropy(_everywhere(_logits(result, "ce"), batch, "ce"), batch), batch)
 
 
 class KLDivergence(Metric[MetricConfig]):
@@ -58,8 +73,8 @@ class KLDivergence(Metric[MetricConfig]):
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""
-        reference = _given(targets.reference, "reference", "kl")
-        return _row_means(kl_divergence(reference, _given(result.logits, "logits", "kl"), batch), batch)
+        reference = _everywhere(_given(targets.reference, "reference", "kl"), batch, "kl (reference)")
+        return _row_means(kl_divergence(reference, _everywhere(_logits(result, "kl"), batch, "kl"), batch), batch)
 
 
 class LogitDifference(Metric[MetricConfig]):
@@ -69,7 +84,7 @@ class LogitDifference(Metric[MetricConfig]):
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""
-        logits = _last(result, batch)
+        logits = _last(result, batch, "logit-diff")
         return (_best(logits, _given(targets.answer, "answer", "logit-diff"))
                 - _best(logits, _given(targets.wrong, "wrong", "logit-diff")))
 
@@ -82,28 +97,30 @@ class Probability(Metric[MetricConfig]):
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""
         answer = _given(targets.answer, "answer", "probability")
-        p = _last(result, batch).softmax(-1).gather(1, answer.clamp_min(0))
+        p = _last(result, batch, "probability").softmax(-1).gather(1, answer.clamp_min(0))
         return p.masked_fill(answer < 0, 0).sum(1)
 
 
 class Accuracy(Metric[MetricConfig]):
     """1 where the most likely next token is an accepted answer, else 0."""
 
+    differentiable = False
     needs = frozenset({"answer"})
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""
         answer = _given(targets.answer, "answer", "accuracy")
-        return (_last(result, batch).argmax(-1, keepdim=True) == answer).any(1).float()
+        return (_last(result, batch, "accuracy").argmax(-1, keepdim=True) == answer).any(1).float()
 
 
 class ForcedChoice(Metric[MetricConfig]):
     """1 where the best answer has a larger logit than the best wrong answer, else 0 (chance: 1/2)."""
 
+    differentiable = False
     needs = frozenset({"answer", "wrong"})
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""
-        logits = _last(result, batch)
+        logits = _last(result, batch, "forced-choice")
         return (_best(logits, _given(targets.answer, "answer", "forced-choice"))
                 > _best(logits, _given(targets.wrong, "wrong", "forced-choice"))).float()

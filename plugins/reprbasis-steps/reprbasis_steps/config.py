@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
+
 from reprbasis import ComponentConfig, Selection, Sites, Use
 
 
