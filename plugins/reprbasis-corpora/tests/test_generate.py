@@ -73,12 +73,12 @@ def test_an_answer_cut_at_the_limit_stays_open():
     assert (contents(whole)[-1], whole.continue_last) == ("#1:x", False)
 
 
-def test_order_is_kept_and_batches_go_by_turns_and_length():
+def test_order_is_kept_and_batches_go_by_turn_and_length():
     model = Echo()
     asked = [ask("ccc"), ask("a"), ask("b", "b"), ask("dddd"), ask("ee")]
     found = list(complete(model, asked, Sampling(seed=7), batch=2))
     assert [contents(e)[0] for e in found] == ["ccc", "a", "b", "dddd", "ee"]
-    assert [call for call, _ in model.calls] == [[1, 4], [0, 3], [2], [2]]
+    assert [call for call, _ in model.calls] == [[1, 2], [4, 0], [3], [2]]
     seeds = [seed for _, seed in model.calls]
     assert seeds[:3] == [7, 7, 7]
     assert seeds[3] != 7
