@@ -1,12 +1,13 @@
 """One training step of a dictionary: ours against SAELens, on the same rows, width, batch and dtype.
 
-    python benchmarks/train_step.py [--learner jumprelu] [--d 576] [--width 4608] [--batch 4096] [--threads 2] [--repeat 7]
+    python benchmarks/train_step.py [--learner jumprelu] [--d 576] [--width 4608] [--batch 4096] [--threads 2]
+    [--repeat 7]
 
-Both sides start from the same weights, those our learner has after `--warm` steps on planted data, so that the codes are as
-sparse as they are during most of a training. First the losses on one batch are compared, then steps are timed in turn (ours,
-theirs, ours, ...), each a whole step as its own trainer does it: loss, backward, clipping, Adam, bookkeeping of dead latents.
-FLOPs are those of the five dense products, 10 * batch * d * width; "useful" is their number over time over the peak, which can
-exceed 1 for a method that needs fewer.
+Both sides start from the same weights, those our learner has after `--warm` steps on planted data, so that the codes
+are as sparse as they are during most of a training. First the losses on one batch are compared, then steps are timed
+in turn (ours, theirs, ours, ...), each a whole step as its own trainer does it: loss, backward, clipping, Adam,
+bookkeeping of dead latents. FLOPs are those of the five dense products, 10 * batch * d * width; "useful" is their
+number over time over the peak, which can exceed 1 for a method that needs fewer.
 
 SAELens is a peer, not a dependency: `pip install -r benchmarks/requirements.txt` in an environment of its own.
 """
@@ -89,7 +90,8 @@ class Peer:
             sae.b_dec.copy_(d.b_dec)
             if name == "jumprelu":
                 sae.threshold.copy_(d.threshold)
-        config = SAETrainerConfig(total_training_samples=TOTAL * batch, train_batch_size_samples=batch, lr=args.lr, lr_end=args.lr,
+        shared = {"d_in": args.d, "d_sae": args.width, "dtype": args.dtype, "device": "cpu",
+                  "apply_b_dec_to_input": False}
                                   logger=LoggingConfig(log_to_wandb=False))
         self.trainer = SAETrainer(config, sae, iter(()))
 
@@ -180,8 +182,8 @@ def main():
     planted = Planted.make(args.d, 2 * args.d, max(args.d // 16, 4), noise=0.02)
     peak = matmul_peak(args, getattr(torch, args.dtype))
     for name in args.learner or ("relu", "jumprelu", "topk", "batchtopk"):
-        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in compare(name, args, planted, peak).items()}),
-              flush=True)
+        result = compare(name, args, planted, peak)
+        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ class AffineDictionary(Dictionary):
         """The same dictionary for raw x, when this one was trained on x' = (x - mean) * scale.
 
         Args:
-            scale, mean: of the normaliser; mean is [D] or None for 0.
+            scale: of the normaliser.
+            mean: of the normaliser, [D]; None for 0.
             keep: `codes` leaves the codes as they are and divides the decoder by the scale (fold A); `norms` leaves
                 encoder and
                 decoder rows as they are and puts the codes in raw units, codes / scale (fold B).
@@ -274,7 +275,11 @@ def auxk_loss(dictionary: AffineDictionary, batch: Weighted, residual: Tensor, d
     gradient.
 
     Args:
-        residual: [N, D]; dead: indices of dead latents. Costs 2*N*D*len(dead) FLOPs.
+        dictionary: in training.
+        batch: N rows.
+        residual: [N, D] x - x^.
+        dead: indices of dead latents. Costs 2*N*D*len(dead) FLOPs.
+        k: latents that take part in each row (Gao et al.: D / 2).
     """
     if len(dead) == 0:
         return residual.new_zeros(())

@@ -264,7 +264,9 @@ def codes_above(x: Tensor, weight: Tensor, bias: Tensor, floor: Tensor | float, 
     """Codes that keep every pre-activation above `floor` (a number, or [K]).
 
     Args:
-        x: [N, D]; weight: [K, D]; bias: [K]. Costs 2*N*D*K FLOPs and two passes over [N, K].
+        x: [N, D] rows. Costs 2*N*D*K FLOPs and two passes over [N, K].
+        weight: [K, D] encoder.
+        bias: [K] encoder bias.
         floor: below it neither the code nor any gradient may depend on the pre-activation.
         scratch: reused for the pre-activations.
     """
@@ -281,14 +283,13 @@ def codes_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, scratch: Scratch
         n, width = h.shape
         k = min(k, width)
         values, cols = h.topk(k, dim=1, sorted=False)
-        if h.device.type != "cpu" or k > DENSE_ABOVE * width:
-            mask = torch.zeros_like(h, dtype=torch.bool).scatter_(1, cols, values > 0)
-            return DenseCodes(x, weight, bias, h, mask)
-        rows = torch.arange(n).repeat_interleave(k)
-        values, cols = values.view(-1), cols.view(-1)
-        positive = values > 0
-        if not bool(positive.all()):
-            rows, cols, values = rows[positive], cols[positive], values[positive]
+    if h.device.type != "cpu" or k > DENSE_ABOVE * width:
+        return DenseCodes(x, weight, bias, h, torch.zeros_like(h, dtype=torch.bool).scatter_(1, cols, values > 0))
+    rows = torch.arange(n).repeat_interleave(k)
+    values, cols = values.view(-1), cols.view(-1)
+    positive = values > 0
+    if not bool(positive.all()):
+        rows, cols, values = rows[positive], cols[positive], values[positive]
     return SparseCodes(x, weight, bias, values, Pattern(rows, cols, (n, width)))
 
 

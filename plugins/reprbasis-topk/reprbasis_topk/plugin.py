@@ -15,5 +15,5 @@ def reprbasis_register(register):
                        summary="Sparse dictionary that keeps the k largest codes of every row", provides=PROVIDES))
     register(Component(kind="learner", name="batchtopk", config=BatchTopKConfig,
                        factory="reprbasis_topk.learner:BatchTopKLearner",
-                       summary="Sparse dictionary that keeps the k largest codes per row on average; ships as thresholds",
+                       summary="Sparse dictionary that keeps k codes per row on average and ships as thresholds",
                        provides=PROVIDES))

@@ -108,7 +108,7 @@ class LearnerContract(ComponentContract):
     @pytest.fixture(scope="class")
     def fitted(self, request: pytest.FixtureRequest) -> Session:
         """A short fit, shared by the laws that need a trained dictionary."""
-        session = request.cls().session(total=self.fit_steps)
+        session: Session = request.cls().session(total=self.fit_steps)
         session.run(self.fit_steps)
         return session
 

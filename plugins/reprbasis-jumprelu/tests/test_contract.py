@@ -1,0 +1,5 @@
+from reprbasis.testing import LearnerContract
+
+
+class TestJumpReLU(LearnerContract):
+    name, config = "jumprelu", {"width": 48}

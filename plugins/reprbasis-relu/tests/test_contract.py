@@ -1,0 +1,5 @@
+from reprbasis.testing import LearnerContract
+
+
+class TestReLU(LearnerContract):
+    name, config = "relu", {"width": 48}
