@@ -30,3 +30,29 @@ def kl_divergence(reference: Tensor, logits: Tensor, batch: TokenBatch) -> Tenso
     where = predicts(batch)
     log_p, log_q = reference[where].float().log_softmax(-1), logits[where].float().log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+class Reference:
+    """The unchanged model's predictions on a batch, to compare many other runs with.
+
+    Loss and divergence of another run come from one log-sum-exp and one dot product per position (sum p = 1, so
+    KL = sum p log p - sum p l + logsumexp l), two passes over [P, V] instead of eight.
+
+    Attributes:
+        loss: [P] cross-entropy of the unchanged model, nats.
+    """
+
+    def __init__(self, logits: Tensor, batch: TokenBatch) -> None:
+        self._where = predicts(batch)
+        self._targets = batch.ids.roll(-1, dims=1)[self._where][:, None]
+        log_p = logits[self._where].float().log_softmax(-1)
+        self.loss = -log_p.gather(1, self._targets)[:, 0]
+        self._p = log_p.exp()
+        self._negentropy = torch.linalg.vecdot(self._p, log_p)
+
+    def compare(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, V] of another run -> its cross-entropy [P] and KL(unchanged || other) [P], nats."""
+        other = logits[self._where].float()
+        total = other.logsumexp(-1)
+        loss = total - other.gather(1, self._targets)[:, 0]
+        return loss, (self._negentropy - torch.linalg.vecdot(self._p, other) + total).clamp_min(0.0)

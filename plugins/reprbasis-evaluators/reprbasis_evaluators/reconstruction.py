@@ -29,7 +29,7 @@ from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, 
 from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace, Start
 from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.intervals import Estimate, mean, ratio
-from reprbasis.kits.tokenwise import cross_entropy, kl_divergence, predicts
+from reprbasis.kits.tokenwise import Reference, predicts
 from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.fit import fit
 from reprbasis.sites import Site
@@ -75,11 +75,11 @@ class _Run:
         self.batches = [b.to(self.model.device) for b in TokenBatch.pack(
             sequences, length=max(longest, 256), rows=4, pad_id=self.model.pad_id)]
         self.clean: list[ForwardResult] = [self.model.forward(b, capture=self.model.info.sites) for b in self.batches]
-        self.losses = [cross_entropy(_logits(c), c.batch) for c in self.clean]
+        self.references = [Reference(_logits(c), c.batch) for c in self.clean]
         self.group = torch.cat([b.sequences[predicts(b)] for b in self.batches])
         self.owner = torch.cat([b.sequences[b.mask] for b in self.batches])
         self.first = torch.cat([b.positions[b.mask] == 0 for b in self.batches])
-        self.original = float(torch.cat(self.losses).mean())
+        self.original = float(torch.cat([r.loss for r in self.references]).mean())
         self.tokens, self.positions, self.groups = len(self.owner), len(self.group), len(self.owner.unique())
         self.rows: list[Measurement] = []
         self.ablated: dict[str, dict[str, Tensor]] = {}
@@ -167,10 +167,9 @@ class _Run:
 
     def compare(self, results: Sequence[ForwardResult], condition: str, site: str) -> None:
         """Next-token loss and divergence against the unchanged model."""
-        increase = torch.cat([cross_entropy(_logits(r), r.batch) - old
-                              for r, old in zip(results, self.losses, strict=True)])
-        kl = torch.cat([kl_divergence(_logits(c), _logits(r), r.batch)
-                        for c, r in zip(self.clean, results, strict=True)])
+        pairs = [reference.compare(_logits(r)) for reference, r in zip(self.references, results, strict=True)]
+        increase = torch.cat([loss - reference.loss for reference, (loss, _) in zip(self.references, pairs, strict=True)])
+        kl = torch.cat([kl for _, kl in pairs])
         resamples = self.config.resamples
         self.add("ce_increase", mean(increase, self.group, resamples=resamples), condition, site, "nats")
         self.add("kl", mean(kl, self.group, resamples=resamples), condition, site, "nats")
@@ -222,8 +221,8 @@ CURVES = {
            "Share of the variance of each site that the reconstruction explains (1 is perfect, 0 is what the mean does). "
            "Position 0 is left out. Values below -1 are drawn at -1."),
     "kl_recovered": ("Behaviour kept by depth",
-                     "One site is replaced by its reconstruction and the rest of the model runs on. 1: the next-token "
-                     "distribution stays as it was; 0: as bad as replacing the site by its mean. Values below -1 are drawn at -1."),
+                     "One site is replaced by its reconstruction and the rest of the model runs on. 1: the predictions stay as they "
+                     "were; 0: as bad as replacing the site by its mean. Values below -1 are drawn at -1."),
     "l0": ("Active latents per token by depth", "Mean number of latents that describe one token at this site."),
 }
 """Figure -> title and caption; one figure for each family of sites."""
