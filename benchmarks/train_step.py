@@ -90,9 +90,8 @@ class Peer:
             sae.b_dec.copy_(d.b_dec)
             if name == "jumprelu":
                 sae.threshold.copy_(d.threshold)
-        shared = {"d_in": args.d, "d_sae": args.width, "dtype": args.dtype, "device": "cpu",
-                  "apply_b_dec_to_input": False}
-                                  logger=LoggingConfig(log_to_wandb=False))
+        config = SAETrainerConfig(total_training_samples=TOTAL * batch, train_batch_size_samples=batch, lr=args.lr,
+                                  lr_end=args.lr, logger=LoggingConfig(log_to_wandb=False))
         self.trainer = SAETrainer(config, sae, iter(()))
 
     def step(self, rows):
