@@ -144,8 +144,8 @@ class Atlas(Evaluator[AtlasConfig]):
             figures += [
                 Figure("heatmap", f"Latents over depth ({self.config.stream})",
                        f"Each row is a latent ({len(shown)} of {len(order)}, sorted by mean layer), each column a layer; the "
-                       "colour is the share of the latent's activation that falls on that layer. A diagonal of single cells would "
-                       "mean one dictionary per layer; wide bands mean that layers share latents.",
+                       "colour is the share of the latent's activation that falls on that layer. A diagonal of single cells "
+                       "would mean one dictionary per layer; wide bands mean that layers share latents.",
                        matrix, names, [int(kept[i]) for i in shown], "layer", "latent"),
                 _histogram("Effective layers per latent",
                            f"exp(entropy) of each latent's activation over the {depth} layers: 1 is a latent of one layer, "

@@ -221,7 +221,7 @@ CURVES = {
            "Share of the variance of each site that the reconstruction explains (1 is perfect, 0 is what the mean does). "
            "Position 0 is left out. Values below -1 are drawn at -1."),
     "kl_recovered": ("Behaviour kept by depth",
-                     "One site is replaced by its reconstruction and the rest of the model runs on. 1: the predictions stay as they "
+                     "One site is replaced by its reconstruction and the rest of the model runs on. 1: predictions stay as they "
                      "were; 0: as bad as replacing the site by its mean. Values below -1 are drawn at -1."),
     "l0": ("Active latents per token by depth", "Mean number of latents that describe one token at this site."),
 }
