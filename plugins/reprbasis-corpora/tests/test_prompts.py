@@ -29,7 +29,10 @@ def test_counts(prompts):
 
 
 def test_any_prefix_is_mixed(prompts):
-    assert len({e.meta["domain"] for e in prompts[:32]}) >= 10
+    some = prompts[:64]
+    assert len({e.meta["domain"] for e in some}) >= 10
+    assert sum(turns(e) > 1 for e in some) >= 8
+    assert sum(e.messages[0].role == "system" for e in some) >= 2
 
 
 def test_no_near_duplicates(prompts):
