@@ -159,7 +159,7 @@ function siteTable(measurements) {
 
 function overallTable(measurements) {
   const names = unique(measurements.map((m) => m.name)), conditions = ordered(measurements);
-  const table = h("div", { class: "scroll with-n" }, h("table", { class: "sites" },
+  const table = h("div", { class: "scroll fit with-n" }, h("table", { class: "sites" },
     h("thead", null, h("tr", null, h("th", { class: "corner", scope: "col" }, "measured"), conditions.map((c) => h("th", { scope: "col", title: CONDITIONS[c] || null }, words(c) || "value")))),
     h("tbody", null, names.map((n) => {
       const named = measurements.filter((m) => m.name === n), unit = named[0].unit;
