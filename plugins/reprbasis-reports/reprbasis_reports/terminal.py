@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 WINDOW = 30.0
 """Seconds over which the rate is measured."""
+WIDE = 130
+"""Columns of a terminal from which on intervals are printed too."""
 FIGURES = 5
 """At most this many figures (loss, L0) on a progress line."""
 
@@ -154,7 +157,7 @@ class RichReporter(Reporter[RichConfig]):
             return
         for left in saved(run):
             if rows := left.rows("measurements"):
-                self.console.print(measurements_table(left.step.name, rows))
+                self.console.print(measurements_table(left.step.name, rows, ranges=self.console.width >= WIDE))
             for note in left.rows("notes"):
                 alarm = "alarm" in note.lower() or "warning" in note.lower()
                 self.console.print(Text(note, style="bold red" if alarm else "dim"))
@@ -162,7 +165,7 @@ class RichReporter(Reporter[RichConfig]):
                 self.console.print(Text(left.problem, style="red"))
 
 
-def measurements_table(title: str, measurements: list[Mapping[str, object]]) -> Table:
+def measurements_table(title: str, measurements: list[Mapping[str, object]], *, ranges: bool = True) -> Table:
     """Rows: what was measured and where; columns: conditions. Several sites of a family: median and range."""
     found = summary(measurements)
     cells = [cells for groups in found.values() for cells in groups.values()]
@@ -172,8 +175,9 @@ def measurements_table(title: str, measurements: list[Mapping[str, object]]) -> 
             count[condition] = count.get(condition, 0) + 1
     conditions = sorted(count, key=lambda c: -count[c])
     table = Table(title=f"{escape(title)}: measurements", title_justify="left", pad_edge=False, header_style="bold",
-                  caption="Sites of one family: median [smallest, largest]. Single numbers: 95 % interval in brackets.",
-                  caption_justify="left")
+                  caption=Text("Sites of one family: median" + (" [smallest, largest]. Single numbers: 95 % interval in "
+                               "brackets." if ranges else ". Intervals and n are in the HTML report.")),
+                  caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("measured")
     table.add_column("at")
     for condition in conditions:
@@ -183,16 +187,16 @@ def measurements_table(title: str, measurements: list[Mapping[str, object]]) -> 
             label = f"{group} ({sites})" if sites > 1 else group
             last = i == len(groups) - 1
             table.add_row(escape(name.replace("_", " ")) if i == 0 else "", escape(label),
-                          *(_cell(row.get(c)) for c in conditions), end_section=last)
+                          *(_cell(row.get(c), ranges) for c in conditions), end_section=last)
     return table
 
 
-def _cell(cell: Cell | None) -> Text:
+def _cell(cell: Cell | None, ranges: bool) -> Text:
     if cell is None:
         return Text("–", style="dim")
     low, high = (cell.low, cell.high) if len(cell.values) == 1 else (min(cell.values), max(cell.values))
     text = Text(number(cell.middle))
-    return text if low is None or high is None else text.append(f" [{number(low)}, {number(high)}]", style="dim")
+    return text if low is None or high is None or not ranges else text.append(f" [{number(low)}, {number(high)}]", style="dim")
 
 
 class _MeterColumn(ProgressColumn):

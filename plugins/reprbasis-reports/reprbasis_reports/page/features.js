@@ -7,17 +7,17 @@ function tokenText(text) {
 }
 
 function tokenChip(text) {
-  const shown = tokenText(text);
-  return h("code", { class: "token" }, shown.trim() === "" ? "␣".repeat(shown.length || 1) : shown.replace(/^ /, "·"));
+  const whole = tokenText(text), shown = whole.length > 22 ? `${whole.slice(0, 20)}…` : whole;
+  return h("code", { class: "token", title: whole === shown ? null : `${whole.length} characters` }, shown.trim() === "" ? "␣".repeat(shown.length || 1) : shown.replace(/^ /, "·"));
 }
 
 function contextLine(context, top) {
   const line = h("span", { class: "text" });
   context.tokens.forEach((token, i) => {
-    const value = context.values[i], strength = isNumber(value) && value > 0 ? Math.min(1, value / top) : 0;
+    const value = context.values[i], strength = isNumber(value) && value > 0 ? Math.min(1, Math.sqrt(value / top)) : 0;
     const peak = i === context.peak, special = (context.special || [])[i];
     line.append(h("span", {
-      class: [special ? "special" : "", peak ? "peak" : "", strength ? (strength > 0.45 ? "on strong" : "on") : ""].join(" ").trim() || null,
+      class: [special ? "special" : "", peak ? "peak" : "", strength ? (strength > 0.6 ? "on strong" : "on") : ""].join(" ").trim() || null,
       style: strength ? `--a:${(0.12 + 0.78 * strength).toFixed(3)}` : null, title: `${tokenText(token)}  ${show(value)}` }, tokenText(token)));
     if (token.includes("\n") && !special) line.append(h("wbr"));
   });
@@ -108,7 +108,8 @@ function featureBrowser(root, sets) {
   }
 
   function row(f) {
-    const tokens = unique(mine(f).map((t) => t)).slice(0, 4);
+    const control = (t) => f.contexts.some((c) => c.tokens[c.peak] === t && (c.special || [])[c.peak]);
+    const tokens = unique(mine(f)).sort((a, b) => control(a) - control(b)).slice(0, 4);
     return h("li", { role: "option", id: `row-${label(f)}`, onclick: () => go(f) }, h("span", { class: "id" }, `#${f.latent}`), h("span", { class: "tokens" }, tokens.map(tokenChip)), spark(f, sites), h("span", { class: "rate", title: "share of rows where it is active" }, share(f.rate)));
   }
 
@@ -124,7 +125,7 @@ function featureBrowser(root, sets) {
         h("a", { href: `#${label(f)}`, class: "button", title: "Link to this feature" }, "#" + label(f)))),
       facts([["active on", `${share(f.rate)} rows`.replace("% rows", "% of rows")], ["strongest", f.peak], ["most at", where ? `${where[0]} (${Math.round(100 * where[1])} %)` : null], ...Object.entries(f.notes || {}).map(([k, v]) => [words(k), v])]),
       h("h3", null, "Where it lives"), h("p", { class: "hint" }, "Share of its total activation at each site, over depth."), depthBars(f, sites),
-      h("h3", null, "What it responds to"), f.contexts.length ? h("ol", { class: "contexts" }, f.contexts.map((c) => h("li", null, h("span", { class: "at" }, h("b", null, show(c.values[c.peak])), h("span", { class: "muted" }, c.site)), contextLine(c, top)))) : h("p", { class: "muted" }, "No contexts were kept."),
+      h("h3", null, "What it responds to"), h("p", { class: "hint" }, "Its strongest contexts. The framed token has the value on the left; the deeper the colour, the stronger (square root of the share of its maximum)."), f.contexts.length ? h("ol", { class: "contexts" }, f.contexts.map((c) => h("li", null, h("span", { class: "at" }, h("b", null, show(c.values[c.peak])), h("span", { class: "muted" }, c.site)), contextLine(c, top)))) : h("p", { class: "muted" }, "No contexts were kept."),
       h("div", { class: "columns" }, h("div", { class: "both" }, effectsTable("Tokens it promotes", f.promoted || [], "up"), effectsTable("Tokens it suppresses", f.suppressed || [], "down")), histogram));
     detail.scrollTop = 0;
   }

@@ -10,6 +10,7 @@ const GLOSSARY = {
   alive_share: "Share of all latents that were active at least once.",
   ce_increase: "By how much the next-token cross-entropy rises when the site is replaced. 0 is no harm.",
   ce_recovered: "Share of the loss caused by mean-ablation that is avoided when the reconstruction is used instead. 1 is perfect.",
+  kl_recovered: "Share of the divergence caused by mean-ablation that is avoided when the reconstruction is used instead. 1 is perfect.",
   kl: "Divergence of the model's predictions from its unchanged ones when the site is replaced. 0 is no harm.",
   reuse_rate: "Share of alive latents that fire at two or more sites.",
   layer_variance: "Variance of the layer at which a latent is active: 0 for a latent of one layer.",
