@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": "show what a run would do and what it would reuse",
     "run": "run a pipeline; finished steps are reused, interrupted ones go on",
     "show": "show a run",
+    "new": "write a new plugin: a small component of any kind that works and is proven",
 }
 """Subcommand -> summary; each is a module of this package with `arguments(parser)` and `main(args) -> exit code`."""
 

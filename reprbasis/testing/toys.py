@@ -10,6 +10,7 @@ Shapes: B batch, T tokens, D width, K latents, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -185,7 +186,7 @@ class LinearModel(ModelAdapter[ToyModelConfig]):
         generator = torch.Generator().manual_seed(config.seed)
 
         def draw(rows: int, columns: int) -> Tensor:
-            return torch.randn(rows, columns, generator=generator) / config.width**0.5
+            return torch.randn(rows, columns, generator=generator) / math.sqrt(config.width)
 
         def square() -> Tensor:
             dense = draw(config.width, config.width)
