@@ -128,3 +128,15 @@ def toy(monkeypatch):
     registry = Registry({"learner": {"jumping": "reprbasis-jumping"}})
     registry.add(Plugin(COMPONENTS), origin="toys", version="1.0")
     return registry
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A tiny random model on disk."""
+    from transformers import LlamaConfig
+
+    from reprbasis.testing.models import tiny_checkpoint
+
+    shape = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 256, "tie_word_embeddings": False}
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), LlamaConfig(**shape))

@@ -17,19 +17,6 @@ from reprbasis.interfaces.tokens import Example, Message, TokenBatch
 from reprbasis.runtime import harvest as harvesting
 from reprbasis.sites import Site
 
-transformers = pytest.importorskip("transformers")
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    from transformers import LlamaConfig
-
-    from reprbasis.testing.models import tiny_checkpoint
-
-    shape = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 256, "tie_word_embeddings": False}
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"), LlamaConfig(**shape))
-
 
 @pytest.fixture(scope="session")
 def model(checkpoint):

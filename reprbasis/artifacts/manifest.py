@@ -79,8 +79,8 @@ def storage(path: Path) -> Iterator[None]:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError("the disk is full", where=str(path),
                                do="free some space and run the same command again; it resumes") from e
-        if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise StorageError("this place cannot be written to", where=str(path),
+        if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise StorageError(f"this place cannot be written to ({e.strerror.lower()})", where=str(path),
                                do="choose another directory (--runs DIR) or change its permissions") from e
         raise
 
