@@ -16,9 +16,11 @@ reprbasis: 1
 name: f
 model: {{use: llama, checkpoint: {checkpoint}}}
 steps:
-  acts: {{do: harvest, corpus: {{use: chat, path: {corpus}}}, tokens: 1500, row_tokens: 128, shard_tokens: 300, sites: ["resid.*"]}}
+  acts: {{do: harvest, corpus: {{use: chat, path: {corpus}}}, tokens: 1500, row_tokens: 128, shard_tokens: 300,
+         sites: ["resid.*"]}}
   basis: {{do: learn, from: {{activations: acts}}, learner: {{use: topk, width: 64, k: 4}}, rows: 2000, batch: 64}}
-  eval: {{do: evaluate, from: {{basis: basis, activations: acts}}, evaluators: [{{use: reconstruction, tokens: 100, sites: resid.0}}]}}
+  eval: {{do: evaluate, from: {{basis: basis, activations: acts}},
+         evaluators: [{{use: reconstruction, tokens: 100, sites: resid.0}}]}}
 """
 
 
@@ -148,7 +150,7 @@ def test_nan_activations_are_named(capfd, pipeline, monkeypatch):
 def test_a_basis_of_another_width_is_said(capfd, pipeline, tmp_path):
     assert run(capfd, pipeline, "--until", "basis")[0] == 0
     basis = rb.load(next(pipeline.parent.glob("runs/f/basis-*")))
-    with pytest.raises(rb.errors.ShapeError, match="activations at resid.1 have width 48, the dictionary takes 32"):
+    with pytest.raises(rb.errors.ShapeError, match=r"activations at resid\.1 have width 48, the dictionary takes 32"):
         basis.encode(rb.Site("resid", 1), torch.zeros(3, 48))
 
 
