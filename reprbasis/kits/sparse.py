@@ -196,6 +196,10 @@ class Codes(ABC):
         """Codes aligned with `h`, times [K, D] -> [N, D]."""
 
     @abstractmethod
+    def count(self, values: Tensor) -> Tensor:
+        """[N] positive codes of each row, in the dtype of `values`; no gradient."""
+
+    @abstractmethod
     def fired(self, values: Tensor) -> Tensor:
         """[K] bool: latents with a positive code somewhere in the batch."""
 
@@ -220,6 +224,9 @@ class SparseCodes(Codes):
         out: Tensor = _DecodeAt.apply(values, weight, self.pattern)  # type: ignore[no-untyped-call]
         return out
 
+    def count(self, values: Tensor) -> Tensor:
+        return self.row_sum((values.detach() > 0).to(values.dtype))
+
     def fired(self, values: Tensor) -> Tensor:
         return torch.bincount(self.pattern.cols[values > 0], minlength=self.pattern.shape[1]) > 0
 
@@ -243,8 +250,13 @@ class DenseCodes(Codes):
     def decode(self, values: Tensor, weight: Tensor) -> Tensor:
         return values @ weight
 
+    def count(self, values: Tensor) -> Tensor:
+        parts = values.detach().split(128)  # small temporaries stay in cache
+        return torch.cat([(part > 0).to(part.dtype).sum(1) for part in parts])
+
     def fired(self, values: Tensor) -> Tensor:
-        return (values > 0).any(0)
+        positive: Tensor = values.amax(0) > 0
+        return positive
 
 
 def _preactivations(x: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch) -> Tensor:

@@ -33,7 +33,7 @@ class JumpReLUConfig(AffineConfig):
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the sparsity term rises linearly from 0."""
 
-    threshold: float = Field(default=1.0, ge=0)
+    threshold: float = Field(default=1.5, ge=0)
     """Initial threshold, in standard deviations of the pre-activations at the start."""
 
     bandwidth: float = Field(default=0.25, gt=0)

@@ -4,7 +4,7 @@
 
     target   (mean L0 / L - 1)^2 + mean over sites of max(0, mean L0 of the site / (limit L) - 1)^2
     l0       mean of sum_i 1[h_i > t_i]
-    tanh     mean of sum_i tanh(4 z_i |d_i| / sigma)          (Anthropic, January 2025)
+    tanh     mean of sum_i tanh(4 z_i / sigma)                (Anthropic, January 2025)
 
 V is the total variance of the data, L the target, sigma the standard deviation of pre-activations at the start.
 
@@ -59,8 +59,7 @@ class JumpReLULearner(AffineLearner[JumpReLUConfig]):
         elif self.config.sparsity == "l0":
             sparsity = batch.share @ l0
         else:
-            norms = codes.at(torch.linalg.vector_norm(dictionary.W_dec, dim=1))
-            sparsity = batch.share @ codes.row_sum(torch.tanh(TANH_SLOPE / sigma * z * norms))
+            sparsity = batch.share @ codes.row_sum(torch.tanh(TANH_SLOPE / sigma * z))
         terms = {"reconstruction": error, "sparsity": self._coefficient(dictionary.d_in) * ramp * sparsity}
         with torch.no_grad():
             state.track(codes.fired(z), len(batch.x))

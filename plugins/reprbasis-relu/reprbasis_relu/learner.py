@@ -1,8 +1,8 @@
 """ReLU codes with an L1 penalty (Bricken et al. 2023, "Towards Monosemanticity"; unit-norm decoder).
 
-    z = relu(x W_enc^T + b_enc)      loss = |x - x^|^2 / V + l1 * sum_i z_i |d_i| / sqrt(V)
+    z = relu(x W_enc^T + b_enc)      loss = |x - x^|^2 / V + l1 * sum_i z_i / sqrt(V)
 
-V is the total variance of the data, |d_i| = 1 is kept by projection.
+V is the total variance of the data. Decoder rows are kept at unit norm by projection, so codes cannot shrink for free.
 
 Shapes: N rows, D width, K latents.
 """
@@ -32,11 +32,10 @@ class ReLULearner(AffineLearner[ReLUConfig]):
         codes = codes_above(batch.x, dictionary.W_enc, dictionary.b_enc, 0.0, self.scratch)
         z = relu(codes.h)
         error, residual = self.reconstruction(state, batch, codes.decode(z, dictionary.W_dec) + dictionary.b_dec, step)
-        norms = codes.at(torch.linalg.vector_norm(dictionary.W_dec, dim=1))
         ramp = min(1.0, step.progress / self.config.warmup) if self.config.warmup else 1.0
-        size = batch.share @ codes.row_sum(z * norms) / state.variance.sqrt().to(z.dtype)
+        size = batch.share @ codes.row_sum(z) / state.variance.sqrt().to(z.dtype)
         with torch.no_grad():
-            step.log("l0", batch.share @ codes.row_sum((z > 0).to(z.dtype)))
+            step.log("l0", batch.share @ codes.count(z))
             state.track(codes.fired(z), len(batch.x))
         terms = {"reconstruction": error, "l1": self.config.l1 * ramp * size}
         if self.config.aux:

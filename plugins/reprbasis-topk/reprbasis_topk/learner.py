@@ -80,7 +80,7 @@ class TopKLearner(AffineLearner[TopKConfig]):
         z = codes.kept(relu(codes.h))
         error, residual = self.reconstruction(state, batch, codes.decode(z, dictionary.W_dec) + dictionary.b_dec, step)
         with torch.no_grad():
-            step.log("l0", batch.share @ codes.row_sum((z > 0).to(z.dtype)))
+            step.log("l0", batch.share @ codes.count(z))
             state.track(codes.fired(z), len(batch.x))
             self.observe(state, z)
         terms = {"reconstruction": error}
