@@ -71,8 +71,9 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
     base = seen = 0
     with (progress or Silent()).task("atlas", total=min(most, activations.tokens), unit="tokens") as task:
         for shard, size in enumerate(activations.shards):
-            for start in range(0, min(size, most - seen), block):
-                stop = min(start + block, size)
+            wanted = min(size, most - seen)
+            for start in range(0, wanted, block):
+                stop = min(start + block, wanted)
                 best, best_site = torch.zeros(stop - start, k), torch.zeros(stop - start, k, dtype=torch.long)
                 for i, site in enumerate(basis.sites):
                     z = basis.encode(site, activations.read(site, shard, slice(start, stop)))
@@ -91,10 +92,10 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
                 top = rank.values
                 task.update(seen + stop)
             base += size
-            seen += size
-            if seen >= most:
+            seen += wanted
+            if seen == most:
                 break
-    return Census(min(seen, activations.tokens), total, count, top, token, where, histogram.view(k, -1))
+    return Census(seen, total, count, top, token, where, histogram.view(k, -1))
 
 
 class Atlas(Evaluator[AtlasConfig]):

@@ -85,11 +85,8 @@ class _Run:
         self.ablated: dict[str, dict[str, Tensor]] = {}
         self.l0: dict[Site, int] = {}
 
-    def add(self, name: str, estimate: Estimate | float, condition: str, site: str, unit: str = "") -> None:
-        if isinstance(estimate, Estimate):
-            self.rows.append(Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition, site, unit))
-        else:
-            self.rows.append(Measurement(name, estimate, self.tokens, None, None, condition, site, unit))
+    def add(self, name: str, estimate: Estimate, condition: str, site: str, unit: str = "") -> None:
+        self.rows.append(Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition, site, unit))
 
     def values(self, site: Site) -> list[Tensor]:
         return [c.sites[site] for c in self.clean]
@@ -109,7 +106,7 @@ class _Run:
             replaced.append(basis.decode(site, z).to(x.dtype))
         counts = torch.cat(active).float()
         self.add("l0", mean(counts, self.owner, resamples=self.config.resamples), condition, str(site), "latents")
-        self.add("alive", float(alive.sum()), condition, str(site), "latents")
+        self.rows.append(Measurement("alive", float(alive.sum()), self.tokens, None, None, condition, str(site), "latents"))
         if condition == "global":
             self.l0[site] = max(round(float(counts.mean())), 1)
         self.error(site, replaced, condition)
@@ -125,12 +122,13 @@ class _Run:
         generator = torch.Generator().manual_seed(self.inputs.seed)
         rows = torch.nn.functional.normalize(torch.randn(basis.d_dict, basis.d_in, generator=generator), dim=1)
         index, replaced = basis.index(site), []
-        for x in self.values(site):
+        for x, batch in zip(self.values(site), self.batches, strict=True):
             y = basis.normaliser.apply(x.float(), index)
             scores = y @ rows.T
             kept = scores.topk(self.l0[site], dim=-1)
             guess = torch.zeros_like(scores).scatter_(-1, kept.indices, kept.values) @ rows
-            gain = (guess * y).sum() / guess.square().sum().clamp_min(1e-12)
+            real = guess[batch.mask]
+            gain = (real * y[batch.mask]).sum() / real.square().sum().clamp_min(1e-12)
             replaced.append(basis.normaliser.invert(guess * gain, index))
         self.error(site, replaced, "random")
 
@@ -142,7 +140,9 @@ class _Run:
         fvu = ratio(lost[body], spread[body], self.owner[body], resamples=self.config.resamples)
         self.add("fvu", fvu, condition, str(site))
         self.add("ev", _rest(fvu), condition, str(site))
-        self.add("fvu_first", float(lost[self.first].sum() / spread[self.first].sum().clamp_min(1e-12)), condition, str(site))
+        sinks = ratio(lost[self.first], spread[self.first].clamp_min(1e-12), self.owner[self.first],
+                      resamples=self.config.resamples)
+        self.add("fvu_first", sinks, condition, str(site))
 
     def behaviour(self, site: Site, replaced: Sequence[Tensor], condition: str) -> None:
         """Continue the model from the replaced site, from the nearest stream value before it."""

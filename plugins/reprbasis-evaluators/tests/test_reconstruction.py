@@ -1,0 +1,131 @@
+"""The numbers of `reconstruction` where they are known beforehand."""
+
+import pytest
+import torch
+
+import reprbasis as rb
+from reprbasis.interfaces.evaluator import EvaluationInputs
+from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.tokenwise import cross_entropy
+from reprbasis.runtime.basis import Basis, Normaliser
+from reprbasis.testing.toys import ToyDictionary, toy_activations, toy_model, toy_registry
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    model = toy_model()
+    return model, toy_activations(model, tmp_path_factory.mktemp("activations"))
+
+
+def made_of(activations, encoder, decoder, *, rectify=False):
+    """A basis with these weights and an affine normaliser at every site."""
+    normaliser = Normaliser.fit("affine", activations.sites, activations.stats)
+    learner = toy_registry().create("learner", "toy-dictionary", width=len(encoder), rectify=rectify)
+    dictionary = ToyDictionary(encoder, decoder, torch.zeros(encoder.shape[1]), rectify=rectify)
+    return Basis(activations.sites, normaliser, dictionary, learner)
+
+
+def evaluate(world, basis, **options):
+    model, activations = world
+    evaluator = rb.create("evaluator", "reconstruction", **{"tokens": 90, "resamples": 200, "untrained": False, **options})
+    return evaluator.evaluate(EvaluationInputs(model, basis, activations))
+
+
+def eye(d):
+    return torch.eye(d)
+
+
+def test_the_identity_loses_nothing(world):
+    model, activations = world
+    d = model.info.d_model
+    split = torch.cat([eye(d), -eye(d)])  # relu(x) and relu(-x): exact, and half of the latents fire on every token
+    found = evaluate(world, made_of(activations, split, split.clone(), rectify=True))
+    for site in map(str, model.info.sites):
+        def value(name, site=site):
+            return found.get(name, condition="global", site=site).value
+
+        assert value("ev") == pytest.approx(1, abs=1e-6)
+        assert value("fvu") == pytest.approx(0, abs=1e-6)
+        assert value("fvu_first") == pytest.approx(0, abs=1e-6)
+        assert value("ce_increase") == pytest.approx(0, abs=1e-5)
+        assert value("kl") == pytest.approx(0, abs=1e-6)
+        assert value("l0") == d
+        assert value("ce_recovered") == pytest.approx(1, abs=1e-3)
+    assert found.get("kl_recovered", condition="global", site="all resid.*").value == pytest.approx(1, abs=1e-4)
+    assert any("DENSITY ALARM" in note for note in found.notes)  # half of the latents is not sparse
+
+
+def test_the_mean_dictionary_is_mean_ablation(world):
+    model, activations = world
+    d = model.info.d_model
+    found = evaluate(world, made_of(activations, torch.zeros(4, d), torch.zeros(4, d)))
+    for site in map(str, model.info.sites):
+        assert found.get("ev", condition="global", site=site).value == pytest.approx(0, abs=1e-6)
+        assert found.get("l0", condition="global", site=site).value == 0
+        assert found.get("alive", condition="global", site=site).value == 0
+        for name in ("ce_recovered", "kl_recovered"):
+            assert found.get(name, condition="global", site=site).value == pytest.approx(0, abs=1e-4)
+        for name in ("ce_increase", "kl"):
+            of = [found.get(name, condition=c, site=site).value for c in ("global", "mean")]
+            assert of[0] == pytest.approx(of[1], rel=1e-4, abs=1e-6)
+    of = [found.get("kl", condition=c, site="all resid.*").value for c in ("global", "mean")]
+    assert of[0] == pytest.approx(of[1], rel=1e-4)
+
+
+def test_explained_variance_by_hand(world):
+    """A dictionary that keeps three coordinates explains their share of the variance; position 0 stands apart."""
+    model, activations = world
+    keep = eye(model.info.d_model)[:3]
+    found = evaluate(world, made_of(activations, keep, keep.clone()))
+    sequences = activations.sequences("held-out", 90)
+    for site in model.info.sites:
+        x = torch.cat([model.forward(TokenBatch.pad([s]), capture=[site])[site][0] for s in sequences])
+        off = (x - activations.stats.mean[site]).double().square()
+        first = torch.cat([torch.arange(len(s)) == 0 for s in sequences])
+        for name, rows in (("fvu", ~first), ("fvu_first", first)):
+            m = found.get(name, condition="global", site=str(site))
+            assert m.value == pytest.approx(float(off[rows, 3:].sum() / off[rows].sum()), rel=1e-4), site
+            assert m.n == int(rows.sum())
+
+
+def test_behaviour_by_hand(world):
+    """One text at a time, without packing: an edit of one site, and the loss of what follows."""
+    model, activations = world
+    keep = eye(model.info.d_model)[:3]
+    basis = made_of(activations, keep, keep.clone())
+    found = evaluate(world, basis)
+    for site in model.info.sites:
+        more, count = 0.0, 0
+        for sequence in activations.sequences("held-out", 90):
+            batch = TokenBatch.pad([sequence])
+            runs = [model.forward(batch, edits=e).logits for e in ((), basis.splice([site], error="none"))]
+            before, after = (cross_entropy(x, batch) for x in runs)
+            more, count = more + float((after - before).sum()), count + len(before)
+        m = found.get("ce_increase", condition="global", site=str(site))
+        assert m.value == pytest.approx(more / count, rel=1e-3, abs=1e-5), site
+        assert m.n == count
+
+
+def test_l0_and_its_interval_by_hand(world):
+    """With two texts a bootstrap draws one of them twice often enough: the interval ends at their two means."""
+    model, activations = world
+    sequences = activations.sequences("held-out")[:2]
+    latents = eye(model.info.d_model)[:5]
+    basis = made_of(activations, latents, latents.clone(), rectify=True)
+    found = evaluate(world, basis, tokens=sum(map(len, sequences)))
+    for site in model.info.sites:
+        codes = [basis.encode(site, model.forward(TokenBatch.pad([s]), capture=[site])[site][0]) for s in sequences]
+        means = [float((z != 0).float().sum(1).mean()) for z in codes]
+        m = found.get("l0", condition="global", site=str(site))
+        assert m.value == pytest.approx(float((torch.cat(codes) != 0).float().sum(1).mean()))
+        assert [m.low, m.high] == pytest.approx(sorted(means))
+        assert m.n == sum(map(len, sequences))
+        alive = found.get("alive", condition="global", site=str(site)).value
+        assert alive == int((torch.cat(codes) != 0).any(0).sum())
+
+
+def test_random_directions_do_worse_than_the_right_ones(world):
+    model, activations = world
+    split = torch.cat([eye(model.info.d_model), -eye(model.info.d_model)])
+    found = evaluate(world, made_of(activations, split, split.clone(), rectify=True))
+    assert all(found.get("ev", condition="random", site=str(s)).value < 0.999 for s in model.info.sites)
