@@ -251,7 +251,7 @@ class DenseCodes(Codes):
         return values @ weight
 
     def count(self, values: Tensor) -> Tensor:
-        parts = values.detach().split(128)  # small temporaries stay in cache
+        parts = torch.split(values.detach(), 128)  # small temporaries stay in cache
         return torch.cat([(part > 0).to(part.dtype).sum(1) for part in parts])
 
     def fired(self, values: Tensor) -> Tensor:
