@@ -53,6 +53,19 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """An edit that changes nothing and notes which positions it saw, and which of them were generated."""
+
+    site: Site
+    seen: list[tuple[int, bool]]
+
+    def __call__(self, x: Tensor, batch: TokenBatch) -> Tensor:
+        pairs = zip(batch.positions[batch.mask].tolist(), batch.flag("generated")[batch.mask].tolist(), strict=True)
+        self.seen.extend(pairs)
+        return x
+
+
+@dataclass(frozen=True)
 class Fail:
     """An edit that raises."""
 
@@ -106,7 +119,7 @@ class ModelContract(ComponentContract):
     def options(self) -> dict[str, Any]:
         return {"checkpoint": str(self.folder), **self.config}
 
-    # -- helpers ---------------------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------------------
 
     @property
     def tolerance(self) -> float:
@@ -132,7 +145,7 @@ class ModelContract(ComponentContract):
         found: TokenBatch = self.model.batch([Example(text=text)])
         return found
 
-    # -- capture and edit ------------------------------------------------------------------------------------------------
+    # -- capture and edit ----------------------------------------------------------------------------------------------
 
     def test_capture_changes_nothing(self) -> None:
         """Looking must not disturb. If it fails, a hook returns another tensor, or capturing takes another path."""
@@ -203,7 +216,7 @@ class ModelContract(ComponentContract):
         assert all(not m._forward_hooks and not m._forward_pre_hooks and not m._backward_hooks for m in modules)
         assert torch.equal(self.model.forward(batch).logits, before)
 
-    # -- stopping and starting -------------------------------------------------------------------------------------------
+    # -- stopping and starting -----------------------------------------------------------------------------------------
 
     def test_nothing_runs_beyond_stop_at(self) -> None:
         """Blocks after `stop_at` cost nothing. If it fails, stop the loop over blocks there, and skip norm and head."""
@@ -241,7 +254,7 @@ class ModelContract(ComponentContract):
         with pytest.raises(SiteError, match="start"):
             self.model.forward(batch, start=Start(self.site("attn_out"), x))
 
-    # -- padding, packing, lengths ---------------------------------------------------------------------------------------
+    # -- padding, packing, lengths -------------------------------------------------------------------------------------
 
     def test_padding_side_does_not_matter(self) -> None:
         """Left padding, right padding and none agree on real tokens. If it fails, positions or the mask are wrong."""
@@ -249,9 +262,10 @@ class ModelContract(ComponentContract):
         left, right = (self.model.forward(self.batch(side), capture=sites) for side in ("left", "right"))
         for site in sites:
             assert self.close(left[site][left.batch.mask], right[site][right.batch.mask]), site
-        last = self.model.forward(left.batch, logits="last").logits
+        lasts = [self.model.forward(found.batch, logits="last").logits for found in (left, right)]
         for row, text in enumerate(TEXTS):
-            assert self.close(last[row], self.model.forward(self.alone(text), logits="last").logits[0]), text
+            alone = self.model.forward(self.alone(text)).logits[:, -1]
+            assert all(self.close(last[row], alone) for last in lasts), text
 
     def test_packed_sequences_do_not_see_each_other(self) -> None:
         """Several sequences in a row give what each gives alone. If it fails, mask by `segments` and `positions`.
@@ -277,7 +291,7 @@ class ModelContract(ComponentContract):
         with pytest.raises(DataError, match=str(self.model.info.max_tokens)):
             self.model.forward(batch, logits="none")
 
-    # -- gradients -------------------------------------------------------------------------------------------------------
+    # -- gradients -----------------------------------------------------------------------------------------------------
 
     def test_grad_true_differentiates(self) -> None:
         """With `grad=True` the logits can be differentiated by every site. If it fails, a value is detached."""
@@ -305,7 +319,7 @@ class ModelContract(ComponentContract):
         up, down = (self.model.forward(batch, edits=[Add(site, s * vector)]).logits[0, -1, 3] for s in (1, -1))
         assert float((up - down) / 2) == pytest.approx(float((gradient * vector).sum()), rel=2e-2)
 
-    # -- facts and weights -----------------------------------------------------------------------------------------------
+    # -- facts and weights ---------------------------------------------------------------------------------------------
 
     def test_describe_equals_reality(self, tmp_path: Path) -> None:
         """`describe` says what the loaded model is, from its config alone. If it fails, it guesses or reads weights."""
@@ -372,7 +386,7 @@ class ModelContract(ComponentContract):
                 attention.W_V.copy_(kept)
         assert torch.equal(self.model.forward(batch).logits, before)
 
-    # -- tokens ----------------------------------------------------------------------------------------------------------
+    # -- tokens --------------------------------------------------------------------------------------------------------
 
     def test_special_tokens_go_by_position(self) -> None:
         """What is not `special` spells the contents, even if they quote control tokens. If it fails, flags go by id."""
@@ -414,7 +428,7 @@ class ModelContract(ComponentContract):
         with pytest.raises(DataError):
             self.model.tokenize([Example(messages=())])
 
-    # -- generation ------------------------------------------------------------------------------------------------------
+    # -- generation ----------------------------------------------------------------------------------------------------
 
     def test_greedy_generation_takes_the_most_likely_token(self) -> None:
         """Every token generated is the best by Transformers' own uncached logits. If it fails: cache, positions."""
@@ -440,14 +454,16 @@ class ModelContract(ComponentContract):
             assert torch.equal(self.model.generate([prompt], sampling=sampling)[0].ids, whole.ids)
 
     def test_sampling_follows_its_seed(self) -> None:
-        """The same seed draws the same, another draws otherwise; a tiny `top_p` is greedy."""
-        prompts = self.model.tokenize([Example(text=t) for t in TEXTS])
+        """The same seed draws the same; another seed, or another sequence, otherwise; a tiny `top_p` is greedy."""
+        prompts = self.model.tokenize([Example(text=TEXTS[0])] * 4)
 
         def draw(**how: Any) -> list[list[int]]:
             return [f.ids.tolist() for f in self.model.generate(prompts, sampling=Sampling(max_new=12, **how))]
 
         assert draw(temperature=2.0, seed=1) == draw(temperature=2.0, seed=1) != draw(temperature=2.0, seed=2)
         assert draw(temperature=2.0, top_p=1e-6) == draw()
+        drawn = draw(temperature=2.0, seed=1)
+        assert len({tuple(ids) for ids in drawn}) > 1, "equal prompts of different sequences must draw for themselves"
 
     @pytest.mark.parametrize("name", ["attn_out", "mlp_out", "resid", "final"])
     def test_edits_apply_while_generating(self, name: str) -> None:
@@ -462,6 +478,13 @@ class ModelContract(ComponentContract):
             logits = self.model.forward(batch, edits=[edit]).logits[0, new].float()
             assert self.close(logits.gather(1, whole.ids[len(prompt):, None])[:, 0], logits.amax(1))
             assert not self.close(logits, self.model.forward(batch).logits[0, new].float())
+
+    def test_edits_know_what_is_generated(self) -> None:
+        """During generation an edit sees every position once, new ones flagged `generated`. If it fails: set the flag."""
+        [prompt] = self.model.tokenize([Example(text=TEXTS[0])])
+        watch = Watch(self.site("resid"), [])
+        [whole] = self.model.generate([prompt], edits=[watch], sampling=Sampling(max_new=4))
+        assert watch.seen == [(i, i >= len(prompt)) for i in range(len(whole) - 1)], "the last token is never run"
 
     def test_generation_stops_at_the_end_of_turn(self) -> None:
         """The token that ends a turn ends the continuation, is kept, and is template. If it fails: stop ids lack it."""
