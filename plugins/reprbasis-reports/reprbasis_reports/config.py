@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from reprbasis.component import ComponentConfig
@@ -25,3 +27,19 @@ class HtmlConfig(ComponentConfig):
 
     file: str = Field("report.html", pattern=r"^[^/\\]+\.html$")
     """Name of the page within the folder of the run."""
+
+
+class MarkdownConfig(ComponentConfig):
+    """One Markdown page."""
+
+    path: Path | None = None
+    """Where it goes; null: `results.md` in the folder of the run."""
+
+    names: tuple[str, ...] = ("l0", "ev", "kl_recovered", "ce_recovered")
+    """Measurements in the table per site."""
+
+    features: int = Field(20, ge=0)
+    """Feature cards shown."""
+
+    comment: str = ""
+    """What the numbers mean, in your words; put after the steps."""

@@ -7,3 +7,7 @@ class TestRich(ReporterContract):
 
 class TestHtml(ReporterContract):
     name = "html"
+
+
+class TestMarkdown(ReporterContract):
+    name = "markdown"

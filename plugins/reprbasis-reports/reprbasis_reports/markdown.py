@@ -1,0 +1,126 @@
+"""Reporter `markdown`: a page of results as text, fit for a repository: what was run, every number beside its control."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reprbasis.artifacts.manifest import write_bytes
+from reprbasis.interfaces.reporter import Reporter, RunRecord
+
+from .config import MarkdownConfig
+from .findings import TOGETHER, family, saved
+
+if TYPE_CHECKING:
+    from reprbasis.registry import Registry
+
+HIGHER = ("ev", "kl_recovered", "ce_recovered")
+"""Measurements for which a count of the sites where the main condition beats each control is given."""
+
+
+class MarkdownReporter(Reporter[MarkdownConfig]):
+    """Writes one Markdown page when the run is over."""
+
+    def run_ended(self, run: RunRecord, registry: Registry) -> Path:
+        """Write the page.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        path = self.config.path or run.folder / "results.md"
+        write_bytes(path, (page(run, self.config) + "\n").encode())
+        return path
+
+
+def page(run: RunRecord, config: MarkdownConfig) -> str:
+    """The page as text."""
+    steps = saved(run)
+    found = [m for s in steps for m in s.rows("measurements")]
+    notes = [n for s in steps for n in s.rows("notes")]
+    source = Path(run.source).as_posix() if run.source else "PIPELINE"
+    command = f"reprbasis run {Path(source).name if Path(source).is_absolute() else source}"
+    model = ", ".join(f"{k} {v}" for k, v in run.model.items() if k in ("checkpoint", "family", "dtype", "n_layers", "d_model"))
+    parts = [f"# Results of `{run.name}`", f"Command: `{command}`. Date: {run.started[:10]}. Seed: {run.seed} (one seed).",
+             f"Model: {model or 'none'}; weights {str(run.model.get('revision'))[:12]}.", "", *(f"- {n}" for n in notes)]
+    parts += ["", "## Steps", "", *_table(("step", "component", "status", "seconds"), (
+        (s.step.name, s.step.component, s.step.status, f"{s.step.seconds:.0f}") for s in steps))]
+    parts += ["", *config.comment.strip().splitlines()] if config.comment else []
+    if found:
+        parts += ["", "## What beats what", "", *_wins(found), "", "## All at once and overall", "", *_overall(found)]
+        about = "Value [95 % interval]; `n` is the number of units it rests on."
+        parts += ["", "## Per site", "", about, "", *_sites(found, config.names)]
+    cards = [c for s in steps for c in s.rows("features")][:config.features]
+    if cards:
+        parts += ["", f"## {len(cards)} features, the first of those drawn at random", "", *_features(cards)]
+    return "\n".join(parts)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in rows)]
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+
+
+def _cell(m: Mapping[str, Any] | None) -> str:
+    if m is None:
+        return ""
+    interval = "" if m["low"] is None else f" [{_number(m['low'])}, {_number(m['high'])}]"
+    return _number(m["value"]) + interval
+
+
+def _wins(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """At how many sites the main condition (the first that occurs) is above each control."""
+    rows = []
+    for name in HIGHER:
+        values: dict[str, dict[str, float]] = {}
+        for m in found:
+            if m["name"] == name and family(m["site"]) not in ("", TOGETHER):
+                values.setdefault(m["condition"], {})[m["site"]] = m["value"]
+        if not values:
+            continue
+        main, *controls = values
+        levels = {c: values[c] for c in controls} | {"mean (0 by definition)": dict.fromkeys(values[main], 0.0)}
+        for control, other in levels.items():
+            both = [s for s in values[main] if s in other]
+            wins = sum(values[main][s] > other[s] for s in both)
+            lost = ", ".join(s for s in both if values[main][s] <= other[s]) or "none"
+            rows.append((name, f"{main} > {control}", f"{wins} of {len(both)} sites", lost))
+    return _table(("measure", "comparison", "holds at", "fails at"), rows)
+
+
+def _overall(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [m for m in found if family(m["site"]) in ("", TOGETHER)]
+    return _table(("what", "measure", "condition", "value [95 % interval]", "n"),
+                  ((m["site"] or "overall", m["name"], m["condition"], _cell(m), str(m["n"])) for m in rows))
+
+
+def _sites(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    rows = [m for m in found if family(m["site"]) not in ("", TOGETHER) and m["name"] in names]
+    columns = [(n, c) for n in names for c in dict.fromkeys(m["condition"] for m in rows if m["name"] == n)]
+    at = {(m["site"], m["name"], m["condition"]): m for m in rows}
+    sites = dict.fromkeys(m["site"] for m in rows)
+    body = ((s, str(max(at[k]["n"] for k in at if k[0] == s)), *(_cell(at.get((s, n, c))) for n, c in columns)) for s in sites)
+    return _table(("site", "n", *(f"{n} {c}" for n, c in columns)), body)
+
+
+def _features(cards: Sequence[Mapping[str, Any]]) -> list[str]:
+    def quote(text: str) -> str:
+        return text.replace("\n", "\\n").replace("|", "\\|").replace("`", "'")
+
+    def context(c: Mapping[str, Any]) -> str:
+        tokens, peak = [quote(t) for t in c["tokens"]], c["peak"]
+        before, after = "".join(tokens[max(peak - 6, 0):peak]), "".join(tokens[peak + 1:peak + 4])
+        return f"`{before}`**`{tokens[peak]}`**`{after}`"
+
+    rows = []
+    for c in cards:
+        where = ", ".join(f"{s} {v:.0%}" for s, v in sorted(c["sites"].items(), key=lambda kv: -kv[1])[:3])
+        rows.append((str(c["latent"]), where, "<br>".join(map(context, c["contexts"][:3])),
+                     " ".join(f"`{quote(t)}`" for t, _ in c["promoted"][:5])))
+    return _table(("latent", "lives at", "top contexts (peak in bold)", "promotes"), rows)

@@ -1,0 +1,34 @@
+"""The results page says what was run and puts every number beside its control."""
+
+import reprbasis as rb
+from reprbasis.artifacts.store import save
+from reprbasis.interfaces.evaluator import Context, FeatureCard, Findings, Measurement
+from reprbasis.interfaces.reporter import RunRecord, StepRecord
+
+
+def test_the_page(tmp_path):
+    rows = [Measurement("ev", value, 100, value - 0.1, value + 0.1, condition, site)
+            for site, values in (("resid.0", (0.8, 0.2)), ("resid.1", (0.3, 0.4)))
+            for condition, value in zip(("global", "untrained"), values, strict=True)]
+    rows.append(Measurement("kl", 1.25, 90, 1.0, 1.5, "global", "all resid.*", "nats"))
+    context = Context(["a|b", "\n", "`c`"], [0, 2.0, 0], 1, "resid.1")
+    card = FeatureCard(7, 0.1, 2.0, {"resid.1": 0.9}, [context], [(" x", 1.0)])
+    folder = save(Findings(rows, [], [card], ["Held-out text: 100 tokens."]), tmp_path / "eval-0")
+    run = RunRecord("demo", tmp_path, [StepRecord("eval", "x/evaluate", "0", folder, "findings", "done", 12.0)],
+                    {"checkpoint": "tiny", "revision": "abc"}, 3, "2026-01-02T03:04:05", "examples/demo.yaml")
+    text = rb.create("reporter", "markdown", comment="It works.").run_ended(run, rb.registry()).read_text()
+    assert "`reprbasis run examples/demo.yaml`. Date: 2026-01-02. Seed: 3" in text
+    assert "- Held-out text: 100 tokens." in text
+    assert "It works." in text
+    assert "| ev | global > untrained | 1 of 2 sites | resid.1 |" in text
+    assert "| ev | global > mean (0 by definition) | 2 of 2 sites | none |" in text
+    assert "| all resid.* | kl | global | 1.25 [1, 1.5] | 90 |" in text
+    assert "| resid.0 | 100 | 0.8 [0.7, 0.9] | 0.2 [0.1, 0.3] |" in text
+    assert "| 7 | resid.1 90% | `a\\|b`**`\\n`**`'c'` | ` x` |" in text
+
+
+def test_a_failed_run_has_a_page_too(tmp_path):
+    step = StepRecord("a", "x/harvest", "0", tmp_path / "no", "activations", "failed")
+    run = RunRecord("demo", tmp_path, [step], {}, 0, "2026")
+    text = rb.create("reporter", "markdown").run_ended(run, rb.registry()).read_text()
+    assert "| a | x/harvest | failed | 0 |" in text
