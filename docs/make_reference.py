@@ -1,7 +1,6 @@
 """Writes docs/reference.md and the table of plugins in README.md from the registry, the parsers and the docstrings.
 
-    python docs/make_reference.py            write
-    python docs/make_reference.py --check    exit code 1 if a file is stale
+`python docs/make_reference.py` writes them; with `--check` it writes nothing and returns 1 if one is stale.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def command(name: str, summary: str) -> str:
     """One command of the command line."""
     parser = argparse.ArgumentParser(prog=f"reprbasis {name}")
     import_module(f"reprbasis.cli.{name}").arguments(parser)
-    return "\n\n".join([f"### `reprbasis {name}`", summary[0].upper() + summary[1:] + ".", *arguments(parser, f"reprbasis {name}")])
+    return "\n\n".join([f"### `{parser.prog}`", summary[0].upper() + summary[1:] + ".", *arguments(parser, parser.prog)])
 
 
 def public(name: str) -> str:
@@ -108,7 +107,8 @@ def error_rows() -> list[tuple[str, ...]]:
 def reference() -> str:
     """The whole of docs/reference.md."""
     found = first_party()
-    parts = ["# Reference", "Written by `python docs/make_reference.py` from the registry, the parsers and the docstrings. Do not edit.",
+    parts = ["# Reference",
+             "Written by `python docs/make_reference.py` from the registry, the parsers and the docstrings. Do not edit.",
              "[Components](#components), [command line](#command-line), [errors and exit codes](#errors-and-exit-codes), "
              "[kinds, capabilities, artifacts](#kinds-capabilities-artifacts), [Python](#python).",
              "## Components", *(component(r) for r in found),
