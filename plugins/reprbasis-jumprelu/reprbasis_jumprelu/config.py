@@ -30,11 +30,13 @@ class JumpReLUConfig(AffineConfig):
     otherwise.
     """
 
-    warmup: float = Field(default=0.05, ge=0, lt=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps over which the sparsity term rises linearly from 0."""
 
-    threshold: float = Field(default=1.5, ge=0)
-    """Initial threshold, in standard deviations of the pre-activations at the start."""
+    threshold: float | None = Field(default=None, ge=0)
+    """Initial threshold, in standard deviations of the pre-activations at the start; None: so high that `target_l0`
+    latents fire.
+    """
 
     bandwidth: float = Field(default=0.25, gt=0)
     """Width of the window around the threshold in which it receives gradient, in the same unit."""

@@ -29,8 +29,14 @@ class JumpReLULearner(AffineLearner[JumpReLUConfig]):
     def build(self, tensors, stats):
         """Thresholds and bandwidth are relative to the spread of the pre-activations that unit directions give."""
         encoder, encoder_bias, *_ = tensors
-        sigma = float((stats.sample[:1024] @ encoder.T + encoder_bias).std().clamp_min(1e-6))
-        dictionary = ThresholdDictionary(*tensors, torch.full_like(encoder_bias, self.config.threshold * sigma))
+        h = stats.sample[:1024] @ encoder.T + encoder_bias
+        sigma = float(h.std().clamp_min(1e-6))
+        if self.config.threshold is None:
+            firing = min(round(self._target(stats.d_in) * len(h)), h.numel())
+            start = float(h.flatten().topk(firing, sorted=False).values.min().clamp_min(0.0))
+        else:
+            start = self.config.threshold * sigma
+        dictionary = ThresholdDictionary(*tensors, torch.full_like(encoder_bias, start))
         dictionary.state = TrainingState(self.config.width, stats.variance, sigma=sigma)
         return dictionary
 
