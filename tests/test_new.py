@@ -86,6 +86,19 @@ def test_names_are_checked(kind, name, told, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("summary", ["", "two\nlines", 'a "quoted" word', "a back\\slash"])
+def test_the_summary_is_one_plain_line(summary, tmp_path, capsys):
+    assert main(["new", "metric", "my-metric", "--into", str(tmp_path), "--summary", summary]) == 2
+    assert "one line" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_summary_is_used(tmp_path):
+    folder = new.create("metric", "my-metric", tmp_path, summary="How sure the model is")
+    assert tomllib.loads((folder / "pyproject.toml").read_text())["project"]["description"] == "How sure the model is"
+    assert 'summary="How sure the model is"' in (folder / "reprbasis_my_metric/plugin.py").read_text()
+
+
 def test_it_says_what_to_do_next_and_overwrites_nothing(tmp_path, capsys):
     assert main(["new", "metric", "my-metric", "--into", str(tmp_path / "deep")]) == 0
     told = capsys.readouterr().out

@@ -35,15 +35,16 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """KIND, NAME, --into."""
+    """KIND, NAME, --summary, --into."""
     parser.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
     parser.add_argument("name", metavar="NAME", help="how it is called in pipelines, for example my-sae")
+    parser.add_argument("--summary", metavar="TEXT", help="one line for listings (default: what the template does)")
     parser.add_argument("--into", metavar="DIR", default=".", help="where to put its folder (default: here)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Write the distribution and say what to do next."""
-    target = create(args.kind, args.name, Path(args.into))
+    target = create(args.kind, args.name, Path(args.into), summary=args.summary)
     package = target.name.replace("-", "_")
     print(f"wrote {target}: a small {args.kind} that works and passes its conformance suite. Next:\n\n"
           f"  pip install -e '{target}[test]'\n"
@@ -54,26 +55,35 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def create(kind: str, name: str, into: Path) -> Path:
+def create(kind: str, name: str, into: Path, *, summary: str | None = None) -> Path:
     """Write the distribution `reprbasis-NAME` into a new folder below `into`, from the template of its kind.
+
+    Args:
+        kind: of component.
+        name: short name of the component.
+        into: made if need be.
+        summary: one line for listings; None: what the template does.
 
     Returns:
         The folder.
 
     Raises:
         UnknownComponentError: there is no such kind.
-        UserError: the name is malformed or taken, or the folder exists.
+        UserError: the name is malformed or taken, the summary is no plain line, or the folder exists.
         StorageError: the folder cannot be written.
     """
     if kind not in KINDS:
         raise UnknownComponentError(f"there is no kind of component '{kind}'", do=near(kind, KINDS))
     _check_name(kind, name)
+    summary = SUMMARIES[kind] if summary is None else summary.strip()
+    if not summary or not summary.isprintable() or set(summary) & {'"', "\\"}:
+        raise UserError("the summary is not a plain line of text", do="write one line without double quotes or backslashes")
     target = into / f"reprbasis-{name}"
     if target.exists():
         raise UserError("something is here already", where=str(target), do="choose another name, or --into another folder")
     package = target.name.replace("-", "_")
     words = {"kind": kind, "name": name, "dist": target.name, "package": package, "module": kind,
-             "Class": "".join(part.capitalize() for part in name.split("-")), "summary": SUMMARIES[kind],
+             "Class": "".join(part.capitalize() for part in name.split("-")), "summary": summary,
              "question": KINDS[kind].question}
     with storage(target):
         for template in _templates(kind):

@@ -1,0 +1,1 @@
+"""TopK codes, each shortened by the first code that is left out"""

@@ -1,0 +1,5 @@
+from reprbasis.testing import LearnerContract
+
+
+class TestSoftTopk(LearnerContract):
+    name, config = "soft-topk", {"width": 48}
