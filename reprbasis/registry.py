@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +80,9 @@ class Registry:
         self._offer: Callable[[Component], None] | None = None
         self._plugins = pluggy.PluginManager(hookspecs.PROJECT)
         self._plugins.add_hookspecs(hookspecs)
+        if os.environ.get("REPRBASIS_TRACE"):
+            self._plugins.trace.root.setwriter(sys.stderr.write)
+            self._plugins.enable_tracing()
         self._plugins.hook.reprbasis_register.call_historic(kwargs={"register": self._register})
 
     # ---- filling it

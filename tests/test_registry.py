@@ -239,3 +239,9 @@ def test_known_components_agree_with_the_plugins_of_this_repository():
     table = json.loads((ROOT / "reprbasis" / "known.json").read_text())
     known = {(kind, name, origin) for kind, names in table.items() for name, origin in names.items()}
     assert known == set(map(tuple, json.loads(done.stdout)))
+
+
+def test_hook_calls_can_be_traced(make_plugin, monkeypatch, capsys):
+    monkeypatch.setenv("REPRBASIS_TRACE", "1")
+    Registry().add(make_plugin([learner("a")]), origin="toys")
+    assert "reprbasis_register" in capsys.readouterr().err
