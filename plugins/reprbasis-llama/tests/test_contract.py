@@ -35,3 +35,13 @@ class TestHalfPrecision(ModelContract):
 
     def hf_config(self):
         return tiny(tie_word_embeddings=True)
+
+
+class TestAllHeadsScaledRotary(ModelContract):
+    """Every query head has its own keys; rotary scaling; few positions."""
+
+    name, config = "llama", {"attention": "sdpa"}
+
+    def hf_config(self):
+        return tiny(num_key_value_heads=4, num_hidden_layers=4, max_position_embeddings=128,
+                    rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
