@@ -212,3 +212,50 @@ def test_show_of_no_run(cli, tmp_path):
     code, _, err = cli("show", str(tmp_path))
     assert code == 1
     assert "no run is recorded here" in err
+
+
+def test_no_command_shows_the_commands(cli):
+    code, _, err = cli()
+    assert code == 2
+    assert all(name in err for name in COMMANDS)
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("", "the file is empty"),
+    ("- a\n", "a pipeline is a mapping of keys to values"),
+    ("reprbasis: 2\nname: x\nsteps: {a: {do: harvest, corpus: lines}}\n", "written for version 2 of the format"),
+    ("reprbasis: 1\nname: x\nsteps: {}\n", "steps: at least 1 entry is needed here"),
+])
+def test_files_that_are_no_pipeline(cli, tmp_path, text, told):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    code, _, err = cli("check", str(path))
+    assert code == 2
+    assert told in err
+    assert "p.yaml" in err
+
+
+def test_a_directory_instead_of_a_file(cli, file):
+    code, _, err = cli("check", str(file.parent))
+    assert code == 2
+    assert "this is a directory" in err
+    assert "p.yaml" in err
+
+
+def test_a_file_that_is_not_utf8(cli, tmp_path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"name: caf\xe9\n")
+    code, _, err = cli("check", str(path))
+    assert code == 2
+    assert "UTF-8" in err
+
+
+def test_show_of_what_is_no_run_names_the_runs(cli, file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    (file.parent / "runs" / "tiny").mkdir(parents=True)
+    (file.parent / "runs" / "tiny" / "run.json").write_text("{}")
+    for wrong in ("runs", "runs/tinny", str(file)):
+        code, _, err = cli("show", wrong)
+        assert code == 1
+        assert "no run is recorded here" in err
+        assert "runs/tiny" in err

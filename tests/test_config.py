@@ -210,7 +210,7 @@ def test_problems_name_the_line_and_the_key_and_come_together(toy, file):
     (("do: learn", "doo: learn"), "steps.basis: a step says what it does"),
     (("do: learn", "do: learn\n    use: x"), "steps.basis: a step is chosen by `do`"),
     (("from: {activations: acts}", "from: acts"), "steps.basis.from: input should be a valid dictionary"),
-    (("reprbasis: 1", "reprbasis: 2"), "reprbasis: input should be 1"),
+    (("reprbasis: 1", "reprbasis: 2"), "reprbasis: the file is written for version 2 of the format"),
     (("reprbasis: 1\n", ""), "reprbasis: this key is required"),
     (("model: toy", "model: {use: toy, layers: 0}"), "model.layers: input should be greater than or equal to 1, got 0"),
 ])

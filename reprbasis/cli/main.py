@@ -47,6 +47,9 @@ def _main(argv: list[str]) -> int:
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name in argv[:1]:
             import_module(f".{name}", __package__).arguments(command)
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(argv)
     code: int = import_module(f".{args.command}", __package__).main(args)
     return code

@@ -16,9 +16,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Show the record of a run; exit code 1 if a step of it failed."""
+    from ..errors import ArtifactError, near
     from ..pipeline.run import read_record
 
-    record = read_record(Path(args.run))
+    folder = Path(args.run)
+    if not (folder / "run.json").is_file():
+        known = sorted(str(p.parent) for p in [*Path("runs").glob("*/run.json"), *folder.glob("*/run.json")])
+        raise ArtifactError("no run is recorded here", where=args.run,
+                            do=near(args.run, known) or "give a folder such as runs/NAME")
+    record = read_record(folder)
     failed = [s for s in record.steps if s.status == "failed"]
     if args.json:
         print_json({"name": record.name, "folder": record.folder, "model": record.model, "seed": record.seed,

@@ -90,6 +90,9 @@ def _complaint(model: type[BaseModel], entry: Any) -> PydanticCustomError:
         return complaint("unknown key", hint or "leave it out; there are no options here")
     if entry["type"] == "missing":
         return complaint("this key is required")
+    if entry["type"] == "too_short":
+        least = entry["ctx"]["min_length"]
+        return complaint(f"at least {least} {'entry is' if least == 1 else 'entries are'} needed here")
     shown = repr(entry["input"])
     message = entry["msg"].removeprefix("Value error, ")
     return complaint(f"{message[:1].lower()}{message[1:]}, got {shown if len(shown) < 80 else shown[:77] + '...'}")

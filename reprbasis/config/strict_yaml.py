@@ -48,6 +48,10 @@ def read_yaml(path: Path) -> Document:
         UserError: it does not exist or is not text.
         ConfigError: see `parse_yaml`.
     """
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.y*ml"))
+        raise UserError("this is a directory", where=str(path),
+                        do=f"give a file in it: {', '.join(inside[:5])}" if inside else "give a YAML file")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

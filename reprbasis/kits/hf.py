@@ -58,12 +58,13 @@ class HFAdapter(ModelAdapter[C]):
 
     def __init__(self, config: C) -> None:
         super().__init__(config)
+        device = usable(config.device)
         found = self.locate(config, weights=True)
         folder = converted(found.path) if found.gguf else found.path
         self.hf_config = _checked(type(self), read_config(Checkpoint(folder)), config.checkpoint)
         self.info = self.inspect(self.hf_config, found.identity)
         with quiet():
-            self.network = self.load_network(folder).eval().requires_grad_(False).to(config.device)
+            self.network = self.load_network(folder).eval().requires_grad_(False).to(device)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._encoder = Encoder(self._tokenizer)
         self._blocks: Sequence[nn.Module] = list(part(self.network, self.layout.blocks))
@@ -279,6 +280,22 @@ class HFAdapter(ModelAdapter[C]):
                                           use_cache=cache is not None, **inputs)
                 x = visit(Site("resid", layer), out[0] if isinstance(out, tuple) else out)
         return x
+
+
+def usable(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: this PyTorch knows no such device, or the machine has none.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        told = str(error).partition("\n")[0]
+        raise UserError(f"the device '{name}' cannot be used here: {told}",
+                        do="write device: cpu, or cuda:0 on a machine that has one, with a PyTorch built for it") from error
+    return device
 
 
 def read_config(found: Checkpoint) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
 
@@ -77,7 +77,8 @@ def read(path: str | Path, overrides: Iterable[str] = (), registry: Registry | N
 
     document = read_yaml(Path(path))
     if not isinstance(document.data, dict):
-        raise ConfigError([Problem("a pipeline is a mapping", str(path), "begin with `reprbasis: 1`")], stage="read")
+        told = "the file is empty" if document.data is None else "a pipeline is a mapping of keys to values"
+        raise ConfigError([Problem(told, str(path), "begin with `reprbasis: 1`")], stage="read")
     lines = dict(document.lines)
     override(document.data, overrides, lines)
     return parse(document.data, registry=registry, source=Path(path), lines=lines)
@@ -117,6 +118,13 @@ def _step(value: Any, info: ValidationInfo) -> StepSpec:
     return StepSpec(selection, ports.inputs)
 
 
+def _version(value: Any) -> int:
+    if value != 1 or isinstance(value, bool):
+        raise complaint(f"the file is written for version {value!r} of the format, this program reads version 1",
+                        "write `reprbasis: 1`, or upgrade reprbasis")
+    return 1
+
+
 class _Ports(BaseModel):
     inputs: dict[str, str] = Field(alias="from")
 
@@ -124,7 +132,7 @@ class _Ports(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    version: Literal[1] = Field(alias="reprbasis")
+    version: Annotated[int, PlainValidator(_version)] = Field(alias="reprbasis")
     name: Name
     seed: int = Field(0, ge=0)
     model: Annotated[Selection, Use("model")] | None = None
