@@ -18,7 +18,7 @@ from reprbasis.cli.main import main
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_sae"
 PROJECT = EXAMPLE / "reprbasis-soft-topk"
 EDITED = {"reprbasis_soft_topk/config.py", "reprbasis_soft_topk/learner.py"}
-SMALL = {"model.attention": "eager", "steps.acts.tokens": 700, "steps.acts.sites": "resid.*", "steps.acts.max_tokens": 64,
+SMALL = {"steps.acts.tokens": 700, "steps.acts.sites": "resid.*", "steps.acts.max_tokens": 64,
          **{f"steps.{s}.{key}": value for s in ("soft", "topk")
             for key, value in (("rows", 3200), ("batch", 64), ("learner.width", 48), ("learner.k", 6))},
          **{f"steps.eval-{s}.evaluators.0.tokens": 64 for s in ("soft", "topk")}}
