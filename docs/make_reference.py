@@ -69,7 +69,8 @@ def arguments(parser: argparse.ArgumentParser, path: str) -> list[str]:
         if isinstance(action, argparse._SubParsersAction):
             helps = {a.dest: a.help for a in action._choices_actions}
             for name, sub in action.choices.items():
-                below += [f"`{path} {name}`: {helps.get(name) or ''}", *arguments(sub, f"{path} {name}")]
+                needed = [str(a.metavar or a.dest).upper() for a in sub._actions if not a.option_strings and a.required]
+                below += [f"`{' '.join([path, name, *needed])}`: {helps.get(name) or ''}", *arguments(sub, f"{path} {name}")]
         elif not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:
             metavar = str(action.metavar or action.dest) if action.nargs != 0 else ""
             names = ", ".join(action.option_strings)

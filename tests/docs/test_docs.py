@@ -98,8 +98,30 @@ def test_command_lines_parse(line, monkeypatch):
     args = parser_of(command).parse_args(rest)
     if (file := getattr(args, "file", None)) and "my-sae" not in line:
         wiring.check(spec.read(file, args.overrides), rb.registry())
-    if command == "plugins" and getattr(args, "name", "") != "my-sae":
+    if command == "plugins" and getattr(args, "name", "") != "my-sae" and rest != ["doctor"]:
         assert main([command, *rest]) == 0
+
+
+def inline_commands():
+    """Whole commands in running text: `reprbasis plugins doctor`; those with placeholders in capitals are left out."""
+    told = {m for page in PAGES for m in re.findall(r"`(reprbasis [a-z][^`\n]*)`", page.read_text("utf-8"))}
+    return sorted(m for m in told if not re.search(r"\b[A-Z]{2,}|\bRUN\b", m) and len(m.split()) > 2)
+
+
+@pytest.mark.parametrize("line", inline_commands())
+def test_inline_commands_parse(line, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    _, command, *rest = shlex.split(line)
+    parser_of(command).parse_args(rest)
+    if command == "plugins" and rest != ["doctor"]:  # which asks for a process without torch
+        assert main([command, *rest]) == 0
+
+
+def test_every_environment_variable_is_documented():
+    used = {name for path in [*ROOT.glob("reprbasis/**/*.py"), *ROOT.glob("plugins/*/reprbasis_*/**/*.py")]
+            for name in re.findall(r"\bREPRBASIS_[A-Z]+\b", path.read_text("utf-8"))}
+    text = (ROOT / "docs" / "pipelines.md").read_text("utf-8")
+    assert [name for name in sorted(used) if f"`{name}`" not in text] == []
 
 
 def test_every_command_is_documented():
