@@ -10,10 +10,9 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 
 from .errors import ReprBasisError, near
-from .registry import Broken, Registry
+from .registry import RESTRICT, Broken, Registry
 
 GROUP = "reprbasis"
-RESTRICT = "REPRBASIS_PLUGINS"
 
 
 @cache

@@ -19,6 +19,7 @@ from .errors import ConfigError, PluginError, ReprBasisError, UnknownComponentEr
 if TYPE_CHECKING:
     from .config import Selection
 
+RESTRICT = "REPRBASIS_PLUGINS"
 RESERVED = {"use"}
 RESERVED_IN_STEPS = {"use", "do", "from"}
 
@@ -203,14 +204,18 @@ class Registry:
         hints = []
         source = name.rpartition("/")[0] or known.get(short)
         broken = [b for b in self.broken if b.origin == source]
+        only = os.environ.get(RESTRICT)
         if short in known and not broken and short not in installed:
-            hints.append(f"it is not installed: pip install {known[short]}")
+            hints.append(f"it is not installed: pip install {known[short]}" if not only else
+                         f"add {known[short]} to {RESTRICT}, which leaves it out, or: pip install {known[short]}")
         elif not broken:
             hints.append(near(short, [*installed, *known]))
             missing = sorted(set(known) - installed)
             if missing and any(f"'{m}'" in hints[0] for m in missing):
                 hints += [f"not installed: {m} (pip install {known[m]})" for m in missing if f"'{m}'" in hints[0]]
         hints.append(f"installed: {', '.join(sorted(installed)) or 'none'}")
+        if only:
+            hints[-1] += f" (of those that {RESTRICT}={only} allows)"
         hints += [f"broken: {b.origin} ({b.error}); {b.do}" for b in broken or self.broken]
         hints += [] if installed or self.broken else ["see `reprbasis plugins`"]
         return UnknownComponentError(f"there is no {kind} '{name}' that can be used",

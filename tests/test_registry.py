@@ -245,3 +245,14 @@ def test_hook_calls_can_be_traced(make_plugin, monkeypatch, capsys):
     monkeypatch.setenv("REPRBASIS_TRACE", "1")
     Registry().add(make_plugin([learner("a")]), origin="toys")
     assert "reprbasis_register" in capsys.readouterr().err
+
+
+def test_a_restricted_discovery_says_so(toy, monkeypatch):
+    monkeypatch.setenv("REPRBASIS_PLUGINS", "toys")
+    with pytest.raises(UnknownComponentError) as caught:
+        toy.component("learner", "jumping")
+    assert "add reprbasis-jumping to REPRBASIS_PLUGINS" in str(caught.value)
+    with pytest.raises(UnknownComponentError) as caught:
+        toy.component("learner", "sparce")
+    assert "did you mean 'sparse'?" in str(caught.value)
+    assert "REPRBASIS_PLUGINS=toys allows" in str(caught.value)
