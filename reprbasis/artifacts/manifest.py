@@ -80,7 +80,7 @@ def storage(path: Path) -> Iterator[None]:
             raise StorageError("the disk is full", where=str(path),
                                do="free some space and run the same command again; it resumes") from e
         if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(f"this place cannot be written to ({e.strerror.lower()})", where=str(path),
+            raise StorageError(f"this place cannot be written to ({(e.strerror or str(e)).lower()})", where=str(path),
                                do="choose another directory (--runs DIR) or change its permissions") from e
         raise
 
