@@ -68,6 +68,20 @@ def test_held_out_sequences_are_others(model):
         rb.harvest(model, examples(), **OPTIONS, held_out=0).sequences("held-out")
 
 
+def test_what_a_held_out_sequence_shares_with_training_is_known(model):
+    acts = rb.harvest(model, examples(), **OPTIONS, held_out=0.25)
+    known = [s.ids.tolist() for s in acts.sequences("train")]
+    sequences = acts.sequences("held-out")
+    shared = []
+    for sequence, new in zip(sequences, acts.unseen(sequences), strict=True):
+        ids = sequence.ids.tolist()
+        want = [all(k[:t + 1] != ids[:t + 1] for k in known) for t in range(len(ids))]
+        assert new.tolist() == want
+        shared.append(want.count(False))
+    assert min(shared) >= 3  # every dialogue begins with the template
+    assert not any(bool(new.any()) for new in acts.unseen(acts.sequences("train")))
+
+
 def test_the_token_budget_is_kept(model):
     acts = rb.harvest(model, examples(), **{**OPTIONS, "tokens": 517})
     assert len(acts.table) + len(acts.held) == 517
@@ -144,7 +158,7 @@ steps:
   basis: {{do: learn, from: {{activations: acts}}, learner: {{use: jumprelu, width: 64}}, rows: 256000, batch: 128,
           checkpoint_seconds: 0.1}}
   eval: {{do: evaluate, from: {{basis: basis, activations: acts}},
-         evaluators: [{{use: reconstruction, tokens: 200, together: "resid.*", per_site: [resid.1], per_site_rows: 2000}},
+         evaluators: [{{use: reconstruction, tokens: 600, together: "resid.*", per_site: [resid.1], per_site_rows: 2000}},
                       {{use: atlas, tokens: 512, features: 10, control_tokens: 64}}]}}
 """
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with a 95 % percentile bootstrap interval; n units in `groups` independent groups."""
+    """A value with a 95 % percentile bootstrap interval; n units in `groups` independent groups (one group: no interval)."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     groups: int
 
@@ -32,10 +32,13 @@ def ratio(numerator: Tensor, denominator: Tensor, group: Tensor, *, resamples: i
     g = len(labels)
     top = torch.zeros(g, dtype=torch.float64).index_add_(0, member, numerator.double())
     bottom = torch.zeros(g, dtype=torch.float64).index_add_(0, member, denominator.double())
+    value = float(top.sum() / bottom.sum())
+    if g < 2:
+        return Estimate(value, None, None, len(group), g)
     draws = torch.randint(g, (resamples, g), generator=torch.Generator().manual_seed(seed))
     values = top[draws].sum(1) / bottom[draws].sum(1)
     low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(top.sum() / bottom.sum()), low, high, len(group), g)
+    return Estimate(value, low, high, len(group), g)
 
 
 def mean(values: Tensor, group: Tensor, *, resamples: int = 2000, seed: int = 0) -> Estimate:

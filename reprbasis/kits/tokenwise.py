@@ -38,12 +38,17 @@ class Reference:
     Loss and divergence of another run come from one log-sum-exp and one dot product per position (sum p = 1, so
     KL = sum p log p - sum p l + logsumexp l), two passes over [P, V] instead of eight.
 
+    Args:
+        logits: [B, T, V] of the unchanged model.
+        batch: what it was run on.
+        where: [B, T] bool, a subset of `predicts(batch)`; None: all of it. P is the number of positions.
+
     Attributes:
         loss: [P] cross-entropy of the unchanged model, nats.
     """
 
-    def __init__(self, logits: Tensor, batch: TokenBatch) -> None:
-        self._where = predicts(batch)
+    def __init__(self, logits: Tensor, batch: TokenBatch, where: Tensor | None = None) -> None:
+        self._where = predicts(batch) if where is None else predicts(batch) & where
         self._targets = batch.ids.roll(-1, dims=1)[self._where][:, None]
         log_p = logits[self._where].float().log_softmax(-1)
         self.loss = -log_p.gather(1, self._targets)[:, 0]

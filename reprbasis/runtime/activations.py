@@ -149,6 +149,27 @@ class Activations(Artifact):
                             do="harvest more examples, or raise held_out" if split == "held-out" else "harvest more examples")
         return out
 
+    def unseen(self, sequences: Sequence[TokenSequence]) -> list[Tensor]:
+        """For each sequence, [T] bool: tokens whose text so far is not the beginning of any training sequence.
+
+        With causal attention a token's activations depend on the tokens up to it alone. Where a held-out dialogue begins as the
+        training dialogues do (the same system prompt), it repeats their activations and tests nothing.
+        """
+        known: set[int] = set()
+        for _, span in self.table.spans():
+            state = 0
+            for token in self.table.ids[span].tolist():
+                state = hash((state, token))
+                known.add(state)
+        out = []
+        for sequence in sequences:
+            state, fresh = 0, []
+            for token in sequence.ids.tolist():
+                state = hash((state, token))
+                fresh.append(state not in known)
+            out.append(torch.tensor(fresh))
+        return out
+
     def tensors(self) -> Mapping[str, Tensor]:
         """Token tables and moments; the activations themselves are in the shards."""
         out: dict[str, Tensor] = {"held_out": self.table.held_out}

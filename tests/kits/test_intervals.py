@@ -12,6 +12,11 @@ def test_values_are_exact():
     assert found.low <= 1 <= found.high
 
 
+def test_one_group_has_no_interval():
+    found = mean(torch.tensor([1.0, 2.0]), torch.tensor([3, 3]))
+    assert (found.value, found.low, found.high) == (1.5, None, None)
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     g = torch.Generator().manual_seed(0)
     hits = 0

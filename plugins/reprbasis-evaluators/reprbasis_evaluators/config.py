@@ -9,7 +9,9 @@ class ReconstructionConfig(ComponentConfig):
     """Options of `reconstruction`."""
 
     tokens: int = Field(512, ge=16)
-    """Held-out tokens (whole sequences, up to this many). Cost: about half a forward per site and condition."""
+    """Held-out tokens that are run (up to this many). Cost: about half a forward per site and condition."""
+    sequence_tokens: int = Field(128, ge=8)
+    """Tokens of each held-out sequence that are used, counted from its start: fewer make room for more sequences."""
     sites: Sites = "*"
     """Sites that are measured one by one."""
     together: Sites = "resid.*"

@@ -2,7 +2,8 @@
 
 Shapes: B batch, T tokens, P predicted positions, N real tokens, D width, K latents.
 
-A site is replaced by its reconstruction at all its tokens, the rest of the model runs on. Reported per site and condition:
+A site is replaced by its reconstruction at all its tokens, the rest of the model runs on. Measured at tokens whose text so far
+begins no training sequence (otherwise a shared system prompt would count as held-out). Reported per site and condition:
 
     l0            mean number of non-zero codes
     fvu           sum |x - x'|^2 / sum |x - mean|^2, mean over the training tokens; ev = 1 - fvu. Position 0 (the attention sink,
@@ -19,15 +20,16 @@ Conditions: `global` (the basis); `mean` (every token replaced by the site's mea
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reprbasis.errors import ReprBasisError
+from reprbasis.errors import DataError, ReprBasisError
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
 from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace, Start
-from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.kits.intervals import Estimate, mean, ratio
 from reprbasis.kits.tokenwise import Reference, predicts
 from reprbasis.runtime.basis import Basis
@@ -36,6 +38,9 @@ from reprbasis.sites import Site
 
 from .config import ReconstructionConfig
 from .controls import untrained
+
+UNSEEN = "unseen"
+"""Flag of tokens that are measured, see `Activations.unseen`."""
 
 
 class Reconstruction(Evaluator[ReconstructionConfig]):
@@ -60,8 +65,9 @@ class Reconstruction(Evaluator[ReconstructionConfig]):
                 task.update(done + 1)
         together = [s for s in inputs.model.info.select(self.config.together) if s in inputs.basis.sites]
         run.together(together, bases, f"all {self.config.together}")
-        notes = [f"Held-out text: {run.tokens} tokens of {run.groups} dialogues, {run.positions} predicted positions. Intervals: "
-                 f"95 % bootstrap over dialogues. Cross-entropy of the unchanged model: {run.original:.3f} nats."]
+        notes = [f"Held-out text: {run.tokens} tokens of {run.groups} sequences; measured at the {run.positions} positions whose "
+                 "text so far begins no training sequence (the shared system prompt is left out). Intervals: 95 % bootstrap "
+                 f"over sequences. Cross-entropy of the unchanged model: {run.original:.3f} nats."]
         notes += _density(inputs.basis, run.rows)
         return Findings(run.rows, _figures(run.rows, sites), [], notes)
 
@@ -70,17 +76,28 @@ class _Run:
     def __init__(self, config: ReconstructionConfig, inputs: EvaluationInputs) -> None:
         self.config, self.inputs = config, inputs
         self.model: ModelAdapter[Any] = inputs.model
-        sequences = inputs.activations.sequences("held-out", config.tokens)
-        longest = max(map(len, sequences))
+        sequences: list[TokenSequence] = []
+        for sequence in inputs.activations.sequences("held-out"):
+            sequence = sequence.cut(config.sequence_tokens)
+            if sequences and sum(map(len, sequences)) + len(sequence) > config.tokens:
+                break
+            sequences.append(sequence)
+        marked = [replace(s, flags={**s.flags, UNSEEN: new})
+                  for s, new in zip(sequences, inputs.activations.unseen(sequences), strict=True)]
         self.batches = [b.to(self.model.device) for b in TokenBatch.pack(
-            sequences, length=max(longest, 256), rows=4, pad_id=self.model.pad_id)]
+            marked, length=max(256, *map(len, marked)), rows=4, pad_id=self.model.pad_id)]
+        self.tokens, self.groups = sum(map(len, marked)), len(marked)
         self.clean: list[ForwardResult] = [self.model.forward(b, capture=self.model.info.sites) for b in self.batches]
-        self.references = [Reference(_logits(c), c.batch) for c in self.clean]
-        self.group = torch.cat([b.sequences[predicts(b)] for b in self.batches])
+        self.references = [Reference(_logits(c), c.batch, c.batch.flag(UNSEEN)) for c in self.clean]
+        self.group = torch.cat([b.sequences[predicts(b) & b.flag(UNSEEN)] for b in self.batches])
         self.owner = torch.cat([b.sequences[b.mask] for b in self.batches])
         self.first = torch.cat([b.positions[b.mask] == 0 for b in self.batches])
+        self.body = torch.cat([b.flag(UNSEEN)[b.mask] for b in self.batches]) & ~self.first
+        if not len(self.group):
+            raise DataError("every held-out token that is used repeats the beginning of a training sequence",
+                            do="raise sequence_tokens, or harvest more varied text")
         self.original = float(torch.cat([r.loss for r in self.references]).mean())
-        self.tokens, self.positions, self.groups = len(self.owner), len(self.group), len(self.owner.unique())
+        self.positions = len(self.group)
         self.rows: list[Measurement] = []
         self.ablated: dict[str, dict[str, Tensor]] = {}
         self.l0: dict[Site, int] = {}
@@ -105,10 +122,11 @@ class _Run:
             alive |= on.any(0)
             replaced.append(basis.decode(site, z).to(x.dtype))
         counts = torch.cat(active).float()
-        self.add("l0", mean(counts, self.owner, resamples=self.config.resamples), condition, str(site), "latents")
+        l0 = mean(counts[self.body], self.owner[self.body], resamples=self.config.resamples)
+        self.add("l0", l0, condition, str(site), "latents")
         self.rows.append(Measurement("alive", float(alive.sum()), self.tokens, None, None, condition, str(site), "latents"))
         if condition == "global":
-            self.l0[site] = max(round(float(counts.mean())), 1)
+            self.l0[site] = max(round(l0.value), 1)
         self.error(site, replaced, condition)
         self.behaviour(site, replaced, condition)
 
@@ -136,7 +154,7 @@ class _Run:
         x = torch.cat([v[b.mask] for v, b in zip(self.values(site), self.batches, strict=True)]).float()
         y = torch.cat([v[b.mask] for v, b in zip(replaced, self.batches, strict=True)]).float()
         lost, spread = (x - y).square().sum(-1), (x - self.mean(site)).square().sum(-1)
-        body = ~self.first
+        body = self.body
         fvu = ratio(lost[body], spread[body], self.owner[body], resamples=self.config.resamples)
         self.add("fvu", fvu, condition, str(site))
         self.add("ev", _rest(fvu), condition, str(site))
@@ -197,7 +215,8 @@ class _Run:
 
 
 def _rest(lost: Estimate) -> Estimate:
-    return Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low, lost.n, lost.groups)
+    low, high = (None if v is None else 1 - v for v in (lost.high, lost.low))
+    return Estimate(1 - lost.value, low, high, lost.n, lost.groups)
 
 
 def _logits(result: ForwardResult) -> Tensor:

@@ -82,7 +82,7 @@ def test_explained_variance_by_hand(world):
         x = torch.cat([model.forward(TokenBatch.pad([s]), capture=[site])[site][0] for s in sequences])
         off = (x - activations.stats.mean[site]).double().square()
         first = torch.cat([torch.arange(len(s)) == 0 for s in sequences])
-        for name, rows in (("fvu", ~first), ("fvu_first", first)):
+        for name, rows in (("fvu", ~first & torch.cat(activations.unseen(sequences))), ("fvu_first", first)):
             m = found.get(name, condition="global", site=str(site))
             assert m.value == pytest.approx(float(off[rows, 3:].sum() / off[rows].sum()), rel=1e-4), site
             assert m.n == int(rows.sum())
@@ -97,9 +97,9 @@ def test_behaviour_by_hand(world):
     for site in model.info.sites:
         more, count = 0.0, 0
         for sequence in activations.sequences("held-out", 90):
-            batch = TokenBatch.pad([sequence])
+            batch, fresh = TokenBatch.pad([sequence]), activations.unseen([sequence])[0][:-1]
             runs = [model.forward(batch, edits=e).logits for e in ((), basis.splice([site], error="none"))]
-            before, after = (cross_entropy(x, batch) for x in runs)
+            before, after = (cross_entropy(x, batch)[fresh] for x in runs)
             more, count = more + float((after - before).sum()), count + len(before)
         m = found.get("ce_increase", condition="global", site=str(site))
         assert m.value == pytest.approx(more / count, rel=1e-3, abs=1e-5), site
@@ -115,11 +115,12 @@ def test_l0_and_its_interval_by_hand(world):
     found = evaluate(world, basis, tokens=sum(map(len, sequences)))
     for site in model.info.sites:
         codes = [basis.encode(site, model.forward(TokenBatch.pad([s]), capture=[site])[site][0]) for s in sequences]
-        means = [float((z != 0).float().sum(1).mean()) for z in codes]
+        fresh = [new & (torch.arange(len(new)) > 0) for new in activations.unseen(sequences)]
+        counts = [(z != 0).float().sum(1)[new] for z, new in zip(codes, fresh, strict=True)]
         m = found.get("l0", condition="global", site=str(site))
-        assert m.value == pytest.approx(float((torch.cat(codes) != 0).float().sum(1).mean()))
-        assert [m.low, m.high] == pytest.approx(sorted(means))
-        assert m.n == sum(map(len, sequences))
+        assert m.value == pytest.approx(float(torch.cat(counts).mean()))
+        assert [m.low, m.high] == pytest.approx(sorted(float(c.mean()) for c in counts))
+        assert m.n == sum(map(len, counts))
         alive = found.get("alive", condition="global", site=str(site)).value
         assert alive == int((torch.cat(codes) != 0).any(0).sum())
 
