@@ -15,7 +15,7 @@ class ReconstructionConfig(ComponentConfig):
     sites: Sites = "*"
     """Sites that are measured one by one."""
     together: Sites = "resid.*"
-    """Sites that are also replaced all at once."""
+    """Sites that are also replaced all at once; of a list, each selector is a group of its own (`resid.4::5`: every fifth)."""
     untrained: bool = True
     """Whether to measure the control: the dictionary as the learner initialises it, before any training."""
     per_site: Sites | None = None

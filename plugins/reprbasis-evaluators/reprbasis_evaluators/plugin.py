@@ -14,5 +14,5 @@ def reprbasis_register(register):
         summary="L0, FVU, explained variance, alive latents, CE and KL per site, beside their controls"))
     register(Component(
         kind="evaluator", name="atlas", config=AtlasConfig, factory="reprbasis_evaluators.atlas:Atlas",
-        requires={"learner": {"affine-decoder"}, "model": {"weights"}},
+        requires={"learner": {"affine-decoder", "nonnegative-latents"}, "model": {"weights"}},
         summary="Where every latent lives over depth, and what it responds to: browsable feature cards"))

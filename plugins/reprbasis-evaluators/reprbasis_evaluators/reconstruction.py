@@ -63,8 +63,9 @@ class Reconstruction(Evaluator[ReconstructionConfig]):
                 if site in own:
                     run.measure(site, own[site], "per-site")
                 task.update(done + 1)
-        together = [s for s in inputs.model.info.select(self.config.together) if s in inputs.basis.sites]
-        run.together(together, bases, f"all {self.config.together}")
+        groups = [self.config.together] if isinstance(self.config.together, str) else self.config.together
+        for group in groups:
+            run.together([s for s in inputs.model.info.select(group) if s in inputs.basis.sites], bases, f"all {group}")
         notes = [f"Held-out text: {run.tokens} tokens of {run.groups} sequences; measured at the {run.positions} positions whose "
                  "text so far begins no training sequence (the shared system prompt is left out). Intervals: 95 % bootstrap "
                  f"over sequences. Cross-entropy of the unchanged model: {run.original:.3f} nats."]
