@@ -58,7 +58,7 @@ def test_the_pipeline_is_sound(capfd, pipeline):
     ("steps.eval.evaluators=[{use: reconstruction, sites: resid.3}]", "3 layers of 'resid'"),
     ("steps.basis.learner.width=0", "greater than or equal to 1"),
     ("steps.basis.learner.use=topkk", "did you mean 'topk'"),
-    ("steps.basis.batch=1000000", "a batch needs 1000000"),
+    ("steps.basis.batch=1000000", "two batches, 2000000"),
     ("steps.acts.corpus.path=/nowhere/x.jsonl", "/nowhere/x.jsonl"),
 ])
 def test_wrong_input_is_exit_code_2(capfd, pipeline, override, words):

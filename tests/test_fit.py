@@ -167,7 +167,7 @@ def test_a_loss_that_explodes_names_step_and_term(activations):
 
 
 def test_too_few_rows_is_said(activations):
-    with pytest.raises(DataError, match=r"8192 rows \(4096 tokens x 2 sites\)"):
+    with pytest.raises(DataError, match=r"8192 rows \(4096 tokens x 2 sites\).*at least two batches, 16384"):
         train(activations, batch=8192)
 
 

@@ -50,10 +50,11 @@ def test_what_is_stored_is_what_the_model_computes_one_by_one(model):
             assert float((stored[span] - alone).abs().max()) <= 1e-5 * float(alone.abs().max())
 
 
-def test_moments_leave_out_position_0(model):
+def test_moments_count_each_beginning_once_and_not_position_0(model):
     acts = rb.harvest(model, examples(), **OPTIONS)
     site = Site("resid", 1)
-    x = torch.cat([acts.read(site, i) for i in range(len(acts.shards))])[acts.table.positions > 0].double()
+    new = (acts.table.positions > 0) & ~acts.table.repeats
+    x = torch.cat([acts.read(site, i) for i in range(len(acts.shards))])[new].double()
     assert acts.stats.count == len(x)
     assert torch.allclose(acts.stats.mean[site], x.mean(0), atol=1e-6)
     assert acts.stats.variance(site) == pytest.approx(float((x - x.mean(0)).square().sum(1).mean()), rel=1e-5)
@@ -80,6 +81,24 @@ def test_what_a_held_out_sequence_shares_with_training_is_known(model):
         shared.append(want.count(False))
     assert min(shared) >= 3  # every dialogue begins with the template
     assert not any(bool(new.any()) for new in acts.unseen(acts.sequences("train")))
+
+
+def test_repeated_beginnings_are_found_and_repeat_the_same_activations(model):
+    acts = rb.harvest(model, examples(), **OPTIONS, held_out=0)
+    rows = torch.cat([acts.read(Site("resid", 1), i) for i in range(len(acts.shards))])
+    earlier: dict[tuple, int] = {}
+    found = []
+    for _, span in acts.table.spans():
+        ids = acts.table.ids[span].tolist()
+        begins = [tuple(ids[:t + 1]) for t in range(len(ids))]
+        for at, begin in zip(range(span.start, span.stop), begins, strict=True):
+            found.append(begin in earlier)
+            if begin in earlier:
+                assert torch.allclose(rows[at], rows[earlier[begin]], atol=1e-5)
+        for at, begin in zip(range(span.start, span.stop), begins, strict=True):
+            earlier.setdefault(begin, at)
+    assert acts.table.repeats.tolist() == found
+    assert 100 < sum(found) < len(found)
 
 
 def test_the_token_budget_is_kept(model):

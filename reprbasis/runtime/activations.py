@@ -14,7 +14,7 @@ Held-out sequences are kept as tokens only: evaluation runs the model on them an
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiteStats:
-    """First and second moments per site, over training tokens that are not at position 0 (attention sinks live there).
+    """First and second moments per site, over training tokens, each beginning once (see `beginnings`) and without position 0,
+    where attention sinks live.
 
     Args:
         count: tokens that entered.
@@ -79,6 +80,17 @@ class TokenTable:
         """[M + 1] where each of the M sequences present starts, and the end."""
         starts = torch.nonzero(torch.diff(self.sequences, prepend=self.sequences.new_tensor([-1]))).flatten()
         return torch.cat([starts, starts.new_tensor([len(self)])])
+
+    @cached_property
+    def repeats(self) -> Tensor:
+        """[N] bool: tokens whose text so far begins an earlier sequence of the table (see `beginnings`)."""
+        known: set[int] = set()
+        out = []
+        for _, span in self.spans():
+            states = list(beginnings(self.ids[span].tolist()))
+            out += [state in known for state in states]
+            known.update(states)
+        return torch.tensor(out, dtype=torch.bool)
 
     def spans(self) -> Iterator[tuple[int, slice]]:
         """(sequence, its slice of the table), in order."""
@@ -155,20 +167,8 @@ class Activations(Artifact):
         With causal attention a token's activations depend on the tokens up to it alone. Where a held-out dialogue begins as the
         training dialogues do (the same system prompt), it repeats their activations and tests nothing.
         """
-        known: set[int] = set()
-        for _, span in self.table.spans():
-            state = 0
-            for token in self.table.ids[span].tolist():
-                state = hash((state, token))
-                known.add(state)
-        out = []
-        for sequence in sequences:
-            state, fresh = 0, []
-            for token in sequence.ids.tolist():
-                state = hash((state, token))
-                fresh.append(state not in known)
-            out.append(torch.tensor(fresh))
-        return out
+        known = {state for _, span in self.table.spans() for state in beginnings(self.table.ids[span].tolist())}
+        return [torch.tensor([state not in known for state in beginnings(s.ids.tolist())]) for s in sequences]
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Token tables and moments; the activations themselves are in the shards."""
@@ -208,6 +208,18 @@ class Activations(Artifact):
     def load(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], registry: Registry) -> Self:
         """Activations are always attached to their folder."""
         raise DataError("activations are opened with reprbasis.load(folder), not from tensors alone")
+
+
+def beginnings(ids: Iterable[int]) -> Iterator[int]:
+    """A hash of each beginning of a token sequence: of ids[:1], ids[:2], ...
+
+    With causal attention equal beginnings give equal activations, bit for bit but for the order of sums: dialogues that share
+    a system prompt repeat the same rows hundreds of times.
+    """
+    state = 0
+    for token in ids:
+        state = hash((state, token))
+        yield state
 
 
 def shard_name(index: int) -> str:

@@ -37,17 +37,27 @@ log = logging.getLogger(__name__)
 class RowSource:
     """Rows of harvested activations in a fixed random order of pieces, balanced over sites, epoch after epoch.
 
-    A piece is up to `piece` consecutive tokens of one site in one shard. Every epoch visits each piece once, in its own order.
+    A piece is up to `piece` tokens of one site in one shard. Every epoch visits each piece once, in its own order.
     Columns: `x` [n, D] in storage dtype, `site` [n], `row` [n] index into the token table.
+
+    Args:
+        activations: what was harvested.
+        sites: which of its sites.
+        seed: fixes the order.
+        piece: tokens of a piece.
+        repeats: whether tokens that repeat the beginning of an earlier sequence are served too (see `TokenTable.repeats`).
     """
 
-    def __init__(self, activations: Activations, sites: Sequence[Site], *, seed: int, piece: int = 1024) -> None:
-        self.activations, self.sites, self.seed = activations, tuple(sites), seed
+    def __init__(self, activations: Activations, sites: Sequence[Site], *, seed: int, piece: int = 1024,
+                 repeats: bool = False) -> None:
+        self.activations, self.sites, self.seed, self.repeats = activations, tuple(sites), seed, repeats
+        kept = torch.ones(activations.tokens, dtype=torch.bool) if repeats else ~activations.table.repeats
+        self.tokens = int(kept.sum())
         base = 0
-        self.pieces: list[tuple[int, int, int, int, int]] = []  # site index, shard, from, to, first row of the shard
+        self.pieces: list[tuple[int, int, int, Tensor]] = []  # site index, shard, first row of the shard, rows within it
         for shard, size in enumerate(activations.shards):
-            for start in range(0, size, piece):
-                self.pieces += [(i, shard, start, min(start + piece, size), base) for i in range(len(self.sites))]
+            for rows in torch.split(torch.nonzero(kept[base:base + size]).flatten(), piece):
+                self.pieces += [(i, shard, base, rows) for i in range(len(self.sites)) if len(rows)]
             base += size
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
@@ -57,9 +67,10 @@ class RowSource:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.pieces), generator=generator)
-        site, shard, start, stop, base = self.pieces[int(self._order[place])]
-        x = self.activations.read(self.sites[site], shard, slice(start, stop))
-        return {"x": x, "site": torch.full((stop - start,), site), "row": torch.arange(base + start, base + stop)}
+        site, shard, base, rows = self.pieces[int(self._order[place])]
+        first = int(rows[0])
+        x = self.activations.read(self.sites[site], shard, slice(first, int(rows[-1]) + 1))
+        return {"x": x[rows - first], "site": torch.full_like(rows, site), "row": rows + base}
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,9 @@ class Preparation:
 
 def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int, sites: str | Sequence[str | Site] = "*",
         normaliser: NormaliserKind = "affine", batch: int = 4096, lr: float | None = None, warmup: float = 0.05,
-        decay: float = 0.2, clip: float | None = 1.0, buffer: int = 2**18, norm_cap: float = 4.0, log_every: int = 20,
-        checkpoint_seconds: float = 60.0, seed: int = 0, folder: Path | None = None, progress: Progress | None = None,
-        capabilities: frozenset[str] | None = None) -> Basis:
+        decay: float = 0.2, clip: float | None = 1.0, buffer: int = 2**18, norm_cap: float = 4.0, repeats: bool = False,
+        log_every: int = 20, checkpoint_seconds: float = 60.0, seed: int = 0, folder: Path | None = None,
+        progress: Progress | None = None, capabilities: frozenset[str] | None = None) -> Basis:
     """Learn one dictionary over all chosen sites.
 
     Args:
@@ -104,6 +115,8 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
         clip: largest global gradient norm; None: no clipping.
         buffer: rows held by the mixing buffer (cut to the rows there are).
         norm_cap: see `Preparation`.
+        repeats: train on repeated beginnings too (see `TokenTable.repeats`); without them a system prompt that every dialogue
+            shares counts once.
         log_every: steps between log lines; the only points where the loop waits for the device.
         checkpoint_seconds: time between checkpoints (only with `folder`).
         seed: fixes data order, initialisation and the learner's randomness.
@@ -117,13 +130,14 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
     """
     chosen = activations.select(sites if isinstance(sites, str) else list(sites))
     norm = Normaliser.fit(normaliser, chosen, activations.stats)
-    available = activations.tokens * len(chosen)
+    source = RowSource(activations, chosen, seed=seed, repeats=repeats)
+    available = source.tokens * len(chosen)
     if min(available, rows) < 2 * batch:
-        raise DataError(f"there are {available} rows ({activations.tokens} tokens x {len(chosen)} sites) and {rows} are asked "
-                        f"for, a batch needs {batch}", do="harvest more tokens, ask for more rows, or use a smaller batch")
+        raise DataError(f"there are {available} rows ({source.tokens} tokens x {len(chosen)} sites) and {rows} are asked for; "
+                        f"training needs at least two batches, {2 * batch}",
+                        do="harvest more tokens, ask for more rows, or use a smaller batch")
     generator = torch.Generator().manual_seed(seed)
     prepare = Preparation(activations, norm, norm_cap)
-    source = RowSource(activations, chosen, seed=seed)
     capacity = max(min(buffer, available), 2 * batch)
     mixing = MixingBuffer(source, capacity=capacity, batch=batch, seed=seed)
     stats = activation_stats(source, prepare, seed=seed)
@@ -174,7 +188,7 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
                                  if learner.full_name else ())
     details = {"history": history,
                "training": {"rows": total * batch, "batch": batch, "lr": peak, "warmup": warmup, "decay": decay, "clip": clip,
-                            "buffer": capacity, "norm_cap": norm_cap, "normaliser": normaliser, "seed": seed,
+                            "buffer": capacity, "norm_cap": norm_cap, "repeats": repeats, "normaliser": normaliser, "seed": seed,
                             "epochs": total * batch / available},
                "activations": dict(activations.origin)}
     return Basis(chosen, norm, shipped, learner, capabilities=capabilities, details=details)
@@ -182,7 +196,8 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
 
 def activation_stats(source: RowSource, prepare: Preparation, *, seed: int, most: int = 8192) -> ActivationStats:
     """Statistics of normalised rows from a balanced sample (the first pieces of another order of the same data)."""
-    other = RowSource(source.activations, source.sites, seed=seed + 1, piece=max(most // (4 * len(source.sites)), 16))
+    other = RowSource(source.activations, source.sites, seed=seed + 1, piece=max(most // (4 * len(source.sites)), 16),
+                      repeats=source.repeats)
     seen, total, index = [], 0, 0
     while total < most and index < len(other.pieces):
         columns = other.chunk(index)

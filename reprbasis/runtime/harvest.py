@@ -30,7 +30,7 @@ from ..interfaces.model import ModelAdapter
 from ..interfaces.reporter import Progress, Silent
 from ..interfaces.tokens import Example, TokenBatch, TokenSequence
 from ..sites import Site
-from .activations import Activations, SiteStats, TokenTable, shard_name
+from .activations import Activations, SiteStats, TokenTable, beginnings, shard_name
 
 log = logging.getLogger(__name__)
 DTYPES: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -74,6 +74,7 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
     held: list[TokenSequence] = []
     shards: list[int] = []
     moments = _Moments(chosen)
+    known: set[int] = set()
     total, pending = 0, 0
     group: list[TokenSequence] = []
 
@@ -82,7 +83,8 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
             nonlocal group, pending
             if group:
                 index = len(shards)
-                sums = _shard(model, group, chosen, folder / shard_name(index), row_tokens, rows, DTYPES[dtype])
+                path = folder / shard_name(index)
+                sums = _shard(model, group, _news(group, known), chosen, path, row_tokens, rows, DTYPES[dtype])
                 moments.add(sums)
                 shards.append(pending)
                 train.extend(group)
@@ -113,6 +115,16 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
               "dtype": dtype, "corpus": corpus.full_name if isinstance(corpus, Corpus) else "examples"}
     return Activations(chosen, folder, tuple(shards), _table(train, keys, split), _table(held, keys, split),
                        moments.stats(), origin, keep)
+
+
+def _news(sequences: Sequence[TokenSequence], known: set[int]) -> Tensor:
+    """[n] bool: tokens that count for the moments: not at position 0, and not the beginning of a sequence already `known`."""
+    out = []
+    for sequence in sequences:
+        states = list(beginnings(sequence.ids.tolist()))
+        out += [place > 0 and state not in known for place, state in enumerate(states)]
+        known.update(states)
+    return torch.tensor(out)
 
 
 def model_facts(model: ModelAdapter[Any]) -> dict[str, Any]:
@@ -160,7 +172,7 @@ class _Moments:
         return SiteStats(int(self.count), {s: self.sum[s] / n for s in self.sites}, {s: self.square[s] / n for s in self.sites})
 
 
-def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], sites: tuple[Site, ...], path: Path,
+def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], inner: Tensor, sites: tuple[Site, ...], path: Path,
            row_tokens: int, rows: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
     """Compute one shard unless it is there; returns its sums."""
     record, sums_path = path.with_suffix(".json"), path.with_suffix(".sums")
@@ -179,7 +191,6 @@ def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], sites: 
     # packing moves sequences between rows; bring the tokens back into the order of `sequences`
     rank = torch.tensor([first[s] for s in owner[0].tolist()])
     order = torch.argsort(rank * (length + 1) + owner[1])
-    inner = owner[1][order] > 0
     tensors: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {"count": inner.sum().double()}
     for site in sites:

@@ -29,7 +29,10 @@ def activations_of(values: Mapping[Site, Tensor], folder: Path, *, shard: int = 
         write_tensors(folder / shard_name(index), {str(site): x[rows].float() for site, x in values.items()})
     steps = torch.arange(n)
     count = -(-n // sequence)
-    table = TokenTable(steps % 97, steps % sequence, steps // sequence, {"special": steps % sequence == 0},
+    ids = steps % 97
+    ids[::sequence] = torch.arange(count) % 97  # sequences begin differently, so that none repeats another
+    ids[1::sequence] = (torch.arange(len(ids[1::sequence])) // 97) % 97
+    table = TokenTable(ids, steps % sequence, steps // sequence, {"special": steps % sequence == 0},
                        [f"example-{i}" for i in range(count)], torch.zeros(count, dtype=torch.bool))
     none = torch.zeros(0, dtype=torch.long)
     held = TokenTable(none, none, none, {"special": none.bool()}, table.keys, table.held_out)

@@ -59,7 +59,7 @@ EDGES = torch.tensor([2.0**e for e in torch.arange(-4, 9, 0.5).tolist()])
 
 
 def census(basis: Basis, activations: Activations, most: int, *, block: int = 512, progress: Progress | None = None) -> Census:
-    """Encode up to `most` training tokens at every site of the basis, in one pass.
+    """Encode up to `most` training tokens at every site of the basis, in one pass; repeated beginnings are left out.
 
     Cost: most * S * 2 * D * K FLOPs; memory: block * K * 12 bytes and S * K * 8.
     """
@@ -71,12 +71,12 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
     base = seen = 0
     with (progress or Silent()).task("atlas", total=min(most, activations.tokens), unit="tokens") as task:
         for shard, size in enumerate(activations.shards):
-            wanted = min(size, most - seen)
-            for start in range(0, wanted, block):
-                stop = min(start + block, wanted)
-                best, best_site = torch.zeros(stop - start, k), torch.zeros(stop - start, k, dtype=torch.long)
+            new = torch.nonzero(~activations.table.repeats[base:base + size]).flatten()[:most - seen]
+            for part in new.split(block) if len(new) else ():
+                first, last = int(part[0]), int(part[-1])
+                best, best_site = torch.zeros(len(part), k), torch.zeros(len(part), k, dtype=torch.long)
                 for i, site in enumerate(basis.sites):
-                    z = basis.encode(site, activations.read(site, shard, slice(start, stop)))
+                    z = basis.encode(site, activations.read(site, shard, slice(first, last + 1))[part - first])
                     total[i] += z.sum(0)
                     rows, latents = z.nonzero(as_tuple=True)
                     count[i] += torch.bincount(latents, minlength=k)
@@ -86,13 +86,13 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
                     best_site[larger] = i
                     torch.maximum(best, z, out=best)
                 rank = torch.topk(torch.cat([top, best]), CANDIDATES, dim=0)
-                ids = torch.arange(base + start, base + stop)[:, None].expand(-1, k)
+                ids = (part + base)[:, None].expand(-1, k)
                 token = torch.cat([token, ids]).gather(0, rank.indices)
                 where = torch.cat([where, best_site]).gather(0, rank.indices)
                 top = rank.values
-                task.update(seen + stop)
+                seen += len(part)
+                task.update(seen)
             base += size
-            seen += wanted
             if seen == most:
                 break
     return Census(seen, total, count, top, token, where, histogram.view(k, -1))

@@ -13,7 +13,7 @@ def untrained(inputs: EvaluationInputs) -> Basis:
     """The basis before any training: same sites, normaliser, learner, width and seed."""
     basis = inputs.basis
     training: dict[str, Any] = basis.details["training"]
-    source = RowSource(inputs.activations, basis.sites, seed=training["seed"])
+    source = RowSource(inputs.activations, basis.sites, seed=training["seed"], repeats=training["repeats"])
     stats = activation_stats(source, Preparation(inputs.activations, basis.normaliser, training["norm_cap"]),
                              seed=training["seed"])
     dictionary = basis.learner.start(stats, torch.Generator().manual_seed(training["seed"]))

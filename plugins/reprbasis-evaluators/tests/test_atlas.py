@@ -20,7 +20,7 @@ def inputs_of(values, folder, *, layers=6):
     learner = toy_registry().create("learner", "toy-dictionary", width=D)
     dictionary = ToyDictionary(torch.eye(D), torch.eye(D), torch.zeros(D), rectify=True)
     basis = Basis(sites, Normaliser(torch.zeros(len(sites), D), torch.ones(len(sites))), dictionary, learner,
-                  details={"training": {"seed": 0, "norm_cap": 4.0}})
+                  details={"training": {"seed": 0, "norm_cap": 4.0, "repeats": False}})
     return EvaluationInputs(toy_model(layers=layers, width=D, vocab=128), basis, activations, seed=0)
 
 

@@ -55,6 +55,8 @@ class LearnConfig(ComponentConfig):
     """Rows held by the mixing buffer."""
     norm_cap: float = Field(4.0, gt=0)
     """Rows whose norm is more than this many times the typical one get less weight, so that attention sinks do not rule."""
+    repeats: bool = False
+    """Whether tokens that repeat the beginning of an earlier dialogue (a shared system prompt) are trained on again."""
     log_every: int = Field(20, ge=1)
     """Steps between two points of the training curves."""
     checkpoint_seconds: float = Field(60.0, ge=0)
