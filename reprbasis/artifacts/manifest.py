@@ -79,7 +79,7 @@ def storage(path: Path) -> Iterator[None]:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError("the disk is full", where=str(path),
                                do="free some space and run the same command again; it resumes") from e
-        if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise StorageError(f"this place cannot be written to ({(e.strerror or str(e)).lower()})", where=str(path),
                                do="choose another directory (--runs DIR) or change its permissions") from e
         raise

@@ -10,17 +10,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ..artifacts.manifest import write_bytes
 from ..errors import ArtifactError, StorageError, UserError
 
 _log = logging.getLogger(__name__)
 _NOTE = "conversion.json"
-_EDGE = 1 << 20
+_LARGE = 1 << 24
 _STALE_S = 3600.0
 
 
@@ -42,9 +42,9 @@ class Checkpoint:
         if self.commit:
             return f"hub:{self.commit}"
         if self.gguf:
-            return f"gguf:{digest_edges([self.path])}"
+            return f"gguf:{digest([self.path])}"
         names = sorted(p for p in self.path.iterdir() if p.suffix in {".json", ".safetensors", ".jinja", ".model"})
-        return f"files:{digest_edges(p for p in names if p.name != _NOTE)}"
+        return f"files:{digest(p for p in names if p.name != _NOTE)}"
 
 
 def cache_dir() -> Path:
@@ -54,18 +54,33 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "reprbasis"
 
 
-def digest_edges(paths: Any) -> str:
-    """Digest of names, sizes, first and last mebibyte of files: cheap, and different for any two real checkpoints."""
+def digest(paths: Iterable[Path]) -> str:
+    """Digest of names and whole contents of files, so that an edited model is another model.
+
+    The hash of a large file is remembered in the cache by its path, size and time of change: it is read once (about a second
+    per gigabyte).
+    """
     whole = hashlib.sha256()
     for path in paths:
-        size = path.stat().st_size
-        whole.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            whole.update(file.read(_EDGE))
-            if size > 2 * _EDGE:
-                file.seek(-_EDGE, os.SEEK_END)
-            whole.update(file.read(_EDGE))
+        whole.update(f"{path.name}\0{_remembered_sha(path)}\0".encode())
     return whole.hexdigest()[:32]
+
+
+def _remembered_sha(path: Path) -> str:
+    stat = path.stat()
+    if stat.st_size < _LARGE:
+        return _sha(path)
+    key = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    note = cache_dir() / "hashes" / key
+    try:
+        return note.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        sha = _sha(path)
+    try:
+        write_bytes(note, sha.encode())
+    except (OSError, StorageError) as error:
+        _log.debug("the hash of %s is not remembered: %s", path, error)
+    return sha
 
 
 def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoint:
@@ -120,7 +135,7 @@ def converted(gguf: Path) -> Path:
 
 def conversion_target(gguf: Path) -> Path:
     """Where the conversion of that file belongs."""
-    return cache_dir() / "models" / f"{gguf.stem}-{digest_edges([gguf])[:12]}"
+    return cache_dir() / "models" / f"{gguf.stem}-{digest([gguf])[:12]}"
 
 
 def verify(folder: Path) -> None:

@@ -135,7 +135,7 @@ class RichReporter(Reporter[RichConfig]):
         self._place = {s.name: f"{i}/{len(run.steps)}" for i, s in enumerate(run.steps, 1)}
         reused = sum(s.status == "reused" for s in run.steps)
         tail = f", {reused} reused" if reused else ""
-        self.err.print(f"[bold]{escape(run.name)}[/]: {len(run.steps)} steps{tail}, seed {run.seed}")
+        self.err.print(f"[bold]{escape(run.name)}[/]: {len(run.steps)} step{'s' * (len(run.steps) != 1)}{tail}, seed {run.seed}")
 
     def step_started(self, step: StepRecord) -> None:
         """One line."""
