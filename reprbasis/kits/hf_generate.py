@@ -103,7 +103,10 @@ class _Chooser:
     def __call__(self, logits: Tensor) -> int:
         if self.sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities, order = (logits / self.sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+        probabilities = (logits / self.sampling.temperature).softmax(-1)
+        if self.sampling.top_p >= 1:  # sorting the vocabulary costs more than a small model's forward
+            return int(torch.multinomial(probabilities, 1, generator=self.generator))
         # nucleus: the fewest most likely tokens that hold top_p of the mass, never none
+        probabilities, order = probabilities.sort(descending=True, stable=True)
         probabilities = probabilities.masked_fill(probabilities.cumsum(0) - probabilities >= self.sampling.top_p, 0.0)
         return int(order[torch.multinomial(probabilities, 1, generator=self.generator)])
