@@ -81,6 +81,7 @@ class RunRecord:
         seed: of the pipeline.
         source: path of the pipeline file, if any.
         started: ISO time.
+        overrides: what was changed on the command line (`steps.basis.rows=1000`).
     """
 
     name: str
@@ -90,6 +91,7 @@ class RunRecord:
     seed: int
     started: str
     source: str | None = None
+    overrides: Sequence[str] = ()
 
 
 class Reporter(Configured[C]):

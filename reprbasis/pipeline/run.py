@@ -75,7 +75,7 @@ def run(spec: PipelineSpec, registry: Registry, *, runs: Path = Path("runs"), un
     model = {} if info is None or spec.model is None else {**spec.model.dump(), "family": info.family, "revision": info.revision,
                                                            "n_layers": info.n_layers, "d_model": info.d_model}
     record = RunRecord(spec.name, folder, tuple(records), model, spec.seed, datetime.now(UTC).isoformat(timespec="seconds"),
-                       str(spec.source) if spec.source else None)
+                       str(spec.source) if spec.source else None, spec.overrides)
     with manifests.storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):

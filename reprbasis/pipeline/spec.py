@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +40,7 @@ class PipelineSpec:
         report: reporters.
         source: the file it was read from.
         lines: key path -> where it was written, for error messages.
+        overrides: what was changed on the command line (`steps.basis.rows=1000`).
     """
 
     name: str
@@ -49,6 +50,7 @@ class PipelineSpec:
     report: tuple[Selection, ...] = ()
     source: Path | None = None
     lines: Lines = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
 
     def dump(self) -> dict[str, Any]:
         """JSON values that read back as the same pipeline, with every default written out and every name in full."""
@@ -79,9 +81,9 @@ def read(path: str | Path, overrides: Iterable[str] = (), registry: Registry | N
     if not isinstance(document.data, dict):
         told = "the file is empty" if document.data is None else "a pipeline is a mapping of keys to values"
         raise ConfigError([Problem(told, str(path), "begin with `reprbasis: 1`")], stage="read")
-    lines = dict(document.lines)
+    lines, overrides = dict(document.lines), tuple(overrides)
     override(document.data, overrides, lines)
-    return parse(document.data, registry=registry, source=Path(path), lines=lines)
+    return replace(parse(document.data, registry=registry, source=Path(path), lines=lines), overrides=overrides)
 
 
 def parse(data: Mapping[str, Any], *, registry: Registry | None = None, source: Path | None = None,

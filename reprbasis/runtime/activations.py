@@ -83,12 +83,16 @@ class TokenTable:
 
     @cached_property
     def repeats(self) -> Tensor:
-        """[N] bool: tokens whose text so far begins an earlier sequence of the table (see `beginnings`)."""
+        """[N] bool: tokens whose text so far begins an earlier sequence of the table (see `beginnings`).
+
+        Position 0 never counts as repeated: it is the attention sink of its sequence, and a dictionary that met it once would
+        get it wrong everywhere.
+        """
         known: set[int] = set()
         out = []
         for _, span in self.spans():
             states = list(beginnings(self.ids[span].tolist()))
-            out += [state in known for state in states]
+            out += [place > 0 and state in known for place, state in enumerate(states)]
             known.update(states)
         return torch.tensor(out, dtype=torch.bool)
 

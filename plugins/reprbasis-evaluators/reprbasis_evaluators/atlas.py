@@ -59,7 +59,10 @@ EDGES = torch.tensor([2.0**e for e in torch.arange(-4, 9, 0.5).tolist()])
 
 
 def census(basis: Basis, activations: Activations, most: int, *, block: int = 512, progress: Progress | None = None) -> Census:
-    """Encode up to `most` training tokens at every site of the basis, in one pass; repeated beginnings are left out.
+    """Encode up to `most` training tokens at every site of the basis, in one pass.
+
+    Left out: repeated beginnings, and position 0, where the attention sink makes almost every latent fire at many times its
+    usual strength.
 
     Cost: most * S * 2 * D * K FLOPs; memory: block * K * 12 bytes and S * K * 8.
     """
@@ -71,8 +74,9 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
     base = seen = 0
     with (progress or Silent()).task("atlas", total=min(most, activations.tokens), unit="tokens") as task:
         for shard, size in enumerate(activations.shards):
-            new = torch.nonzero(~activations.table.repeats[base:base + size]).flatten()[:most - seen]
-            for part in new.split(block) if len(new) else ():
+            rows = slice(base, base + size)
+            new = (~activations.table.repeats[rows] & (activations.table.positions[rows] > 0)).nonzero().flatten()[:most - seen]
+            for part in torch.split(new, block) if len(new) else ():
                 first, last = int(part[0]), int(part[-1])
                 best, best_site = torch.zeros(len(part), k), torch.zeros(len(part), k, dtype=torch.long)
                 for i, site in enumerate(basis.sites):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,8 @@ def page(run: RunRecord, config: MarkdownConfig) -> str:
     found = [m for s in steps for m in s.rows("measurements")]
     notes = [n for s in steps for n in s.rows("notes")]
     source = Path(run.source).as_posix() if run.source else "PIPELINE"
-    command = f"reprbasis run {Path(source).name if Path(source).is_absolute() else source}"
+    changed = [f" --set {shlex.quote(o)}" for o in run.overrides if not o.startswith("report")]
+    command = f"reprbasis run {Path(source).name if Path(source).is_absolute() else source}" + "".join(changed)
     model = ", ".join(f"{k} {v}" for k, v in run.model.items() if k in ("checkpoint", "family", "dtype", "n_layers", "d_model"))
     parts = [f"# Results of `{run.name}`", f"Command: `{command}`. Date: {run.started[:10]}. Seed: {run.seed} (one seed).",
              f"Model: {model or 'none'}; weights {str(run.model.get('revision'))[:12]}.", "", *(f"- {n}" for n in notes)]

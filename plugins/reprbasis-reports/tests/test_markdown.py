@@ -15,9 +15,10 @@ def test_the_page(tmp_path):
     card = FeatureCard(7, 0.1, 2.0, {"resid.1": 0.9}, [context], [(" x", 1.0)])
     folder = save(Findings(rows, [], [card], ["Held-out text: 100 tokens."]), tmp_path / "eval-0")
     run = RunRecord("demo", tmp_path, [StepRecord("eval", "x/evaluate", "0", folder, "findings", "done", 12.0)],
-                    {"checkpoint": "tiny", "revision": "abc"}, 3, "2026-01-02T03:04:05", "examples/demo.yaml")
+                    {"checkpoint": "tiny", "revision": "abc"}, 3, "2026-01-02T03:04:05", "examples/demo.yaml",
+                    ["steps.a.b=[1, 2]"])
     text = rb.create("reporter", "markdown", comment="It works.").run_ended(run, rb.registry()).read_text()
-    assert "`reprbasis run examples/demo.yaml`. Date: 2026-01-02. Seed: 3" in text
+    assert "`reprbasis run examples/demo.yaml --set 'steps.a.b=[1, 2]'`. Date: 2026-01-02. Seed: 3" in text
     assert "- Held-out text: 100 tokens." in text
     assert "It works." in text
     assert "| ev | global > untrained | 1 of 2 sites | resid.1 |" in text
