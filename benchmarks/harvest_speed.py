@@ -2,12 +2,14 @@
 
 Both run the same blocks of the same model on the same packed batches, without the head: `model.forward` captures all
 `resid.L` with `stop_at` the last; `network.model(...)` gets the same mask and positions. The two alternate, and
-the ratio is taken pair by pair, so that other work on the machine falls on both.
+the ratio is taken pair by pair, so that other work on the machine falls on both. Then the same for the whole of `rb.harvest`
+(tokenise, pack, forward, statistics, conversion to bfloat16, hashed shards on disk) against the bare forward of its batches.
 
     python benchmarks/harvest_speed.py [--dtype bfloat16] [--rows 8] [--length 128] [--pairs 12]
 """
 
 import argparse
+import logging
 import statistics
 import time
 
@@ -20,9 +22,13 @@ from reprbasis.kits.hf_run import attention_mask
 TEXT = "The keys to the cabinet that the clerks of the old bank had left behind are on the table by the window. "
 
 
+def dialogues(count):
+    return [Example(messages=(Message("user", TEXT * (1 + i % 3)), Message("assistant", TEXT * (i % 2))), key=str(i))
+            for i in range(count)]
+
+
 def packed_batch(model, rows, length):
-    examples = [Example(messages=(Message("user", TEXT * (1 + i % 3)), Message("assistant", TEXT * (i % 2))))
-                for i in range(rows * length // 32)]
+    examples = dialogues(rows * length // 32)
     return next(iter(TokenBatch.pack(model.tokenize(examples), length=length, rows=rows))).to(model.device)
 
 
@@ -54,7 +60,7 @@ def main():
         return model.forward(batch, capture=sites, stop_at=sites[-1])
 
     @torch.no_grad()
-    def bare():
+    def bare(batch=batch):
         mask = attention_mask(batch, None, None, dtype, explicit=False)
         return model.network.model(batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False)
 
@@ -74,6 +80,23 @@ def main():
     print(f"ratio      of minima {mine[0] / theirs[0]:.3f}  median of pairs {ratio:.3f}  (target 1.15)")
     print(f"work       {work / 1e9:.0f} GFLOP, {work / mine[0] / 1e9:.0f} GFLOP/s, {work / mine[0] / peak:.0%} of the "
           f"matrix-product peak {peak / 1e9:.0f} GFLOP/s")
+
+    examples = dialogues(40)
+    batches = list(TokenBatch.pack(model.tokenize(examples), length=512, rows=8))
+
+    def whole():
+        return rb.harvest(model, examples, sites="resid.*", tokens=10**9, held_out=0, shard_tokens=10**9, row_tokens=512, rows=8)
+
+    def forwards():
+        for one in batches:
+            bare(one.to(model.device))
+
+    logging.getLogger("reprbasis").setLevel(logging.ERROR)
+    pairs = [(timed(whole), timed(forwards)) if i % 2 else (timed(forwards), timed(whole))[::-1] for i in range(given.pairs // 3)]
+    mine, theirs = (sorted(column) for column in zip(*pairs, strict=True))
+    tokens = sum(int(b.mask.sum()) for b in batches)
+    print(f"whole      min {mine[0]:.3f} s against {theirs[0]:.3f} s bare, {tokens} tokens; ratio of minima "
+          f"{mine[0] / theirs[0]:.3f}, median of pairs {statistics.median(a / b for a, b in pairs):.3f}  (target 1.15)")
 
 
 if __name__ == "__main__":
