@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
-from reprbasis.errors import UserError
+from reprbasis.errors import UserError, near
 from reprbasis.kits.hf import HFAdapter
 from reprbasis.kits.hf_files import Checkpoint
 from reprbasis.kits.hf_layout import Layout
@@ -27,9 +27,14 @@ class LlamaAdapter(HFAdapter[LlamaConfig]):
     @classmethod
     def locate(cls, config: LlamaConfig, *, weights: bool) -> Checkpoint:
         """As for any checkpoint; `smollm2-135m-instruct` is found inside its package."""
-        if config.checkpoint != EMBEDDED:
-            return super().locate(config, weights=weights)
-        return Checkpoint(embedded())
+        if config.checkpoint == EMBEDDED:
+            return Checkpoint(embedded())
+        if not any(c in config.checkpoint for c in "/\\.~") and not Path(config.checkpoint).exists():
+            # said at once: without a connection the hub would be tried for half a minute
+            hint = near(config.checkpoint, [EMBEDDED])
+            raise UserError(f"there is no checkpoint '{config.checkpoint}'",
+                            do=f"{hint}; or name a directory, a GGUF file or a hub id (owner/name)")
+        return super().locate(config, weights=weights)
 
 
 def embedded() -> Path:

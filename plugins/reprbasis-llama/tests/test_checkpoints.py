@@ -53,6 +53,11 @@ def test_missing_paths_are_told(given, told):
         LlamaAdapter.describe(LlamaConfig(**given))
 
 
+def test_a_misspelled_name_gives_near_misses_without_asking_the_hub():
+    with pytest.raises(UserError, match="did you mean 'smollm2-135m-instruct'"):
+        LlamaAdapter.describe(LlamaConfig(checkpoint="smollm2-135m-instrukt"))
+
+
 def test_directory_without_config_is_told(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
         LlamaAdapter.describe(LlamaConfig(checkpoint=str(tmp_path)))
