@@ -24,7 +24,7 @@ def test_sites_share_latents_only_when_each_has_its_own_scale(tmp_path, learner,
     planted = Planted.make(scales=SCALES)
     basis = fit(rb.create("learner", learner, width=128, **options), activations_of(data(planted, 1), tmp_path), rows=3000 * 256,
                 batch=256, lr=1e-3, buffer=8192, norm_cap=1e9, normaliser=normaliser)
-    # many rows: a latent of true rate 2e-4 would otherwise miss the 1e-4 mark at one site by chance (5000 rows gave a reuse of .80)
+    # many rows: else a latent of true rate 2e-4 misses the 1e-4 mark at one site by chance (5000 rows gave a reuse of .80)
     fresh, fvu, rate = data(planted, 2, 100_000), [], []
     for site in SITES:
         x = fresh[site]
