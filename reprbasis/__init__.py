@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .component import Component, ComponentConfig, Port
     from .config import Selection, Sites, Use
     from .hookspecs import hookimpl
+    from .runtime.batches import batches
     from .runtime.fit import fit
     from .runtime.harvest import harvest
     from .sites import Site
@@ -29,6 +30,7 @@ _HOME = {
     "Site": "sites",
     "Sites": "config",
     "Use": "config",
+    "batches": "runtime.batches",
     "fit": "runtime.fit",
     "harvest": "runtime.harvest",
     "hookimpl": "hookspecs",
@@ -37,8 +39,8 @@ _HOME = {
 }
 
 __all__ = [
-    "Component", "ComponentConfig", "Port", "Registry", "Selection", "Site", "Sites", "Use", "create", "fit", "harvest",
-    "hookimpl", "load", "registry", "save",
+    "Component", "ComponentConfig", "Port", "Registry", "Selection", "Site", "Sites", "Use", "batches", "create", "fit",
+    "harvest", "hookimpl", "load", "registry", "save",
 ]
 
 

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ContrastBatch:
-    """A batch of a task: clean and corrupted tokens at the same positions, and the answers."""
+    """A batch of a task: clean and corrupted tokens at the same positions, and the answers; see `reprbasis.batches`.
+
+    Args:
+        clean, corrupt: [B, T] tokens; `corrupt` is None for tasks without contrast.
+        targets: answers and wrong answers.
+        roles: name -> [B, R] token positions.
+    """
 
     clean: TokenBatch
     corrupt: TokenBatch | None

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from .base import C, Configured
 from .tokens import Example
 
+Split = Literal["train", "validation", "test"]
+
 
 @dataclass(frozen=True)
 class ContrastPair:
@@ -19,10 +21,12 @@ class ContrastPair:
         clean: the prompt whose behaviour is studied.
         corrupt: its counterpart, whose right answer is `wrong`; None for tasks without contrast.
         answer: token ids accepted after `clean`.
-        wrong: token ids that would be accepted after `corrupt`.
+        wrong: token ids to compare with, other than `answer`; those accepted after `corrupt` if the pair is mirrored.
         roles: name -> token positions that play this role (in both prompts).
         key: stable identifier.
-        meta: slot values and anything else, JSON values.
+        meta: slot values and anything else, JSON values; `case` names the variant, for counts by case.
+        mirrored: whether `wrong` is the right answer after `corrupt`; False where the corrupted prompt only lacks what
+            decides the answer (random names), so that nothing is right or wrong there.
     """
 
     clean: Example
@@ -32,11 +36,15 @@ class ContrastPair:
     roles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     key: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    mirrored: bool = True
 
 
 class Task(Configured[C]):
     """A behaviour worth explaining. Splits share no slot values."""
 
     @abstractmethod
-    def pairs(self, tokenizer: Any, split: Literal["train", "validation", "test"], seed: int) -> Iterator[ContrastPair]:
-        """Pairs in a fixed order given `seed`; clean and corrupt have the same number of tokens."""
+    def pairs(self, tokenizer: Any, split: Split, seed: int) -> Iterator[ContrastPair]:
+        """Pairs in a fixed order given `seed`; clean and corrupt have the same number of tokens.
+
+        Positions (roles) count what the tokenizer puts before a text, as `tokenizer(text)` does.
+        """
