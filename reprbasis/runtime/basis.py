@@ -8,7 +8,7 @@ Shapes: B batch, T tokens, D width, K latents, S sites.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -20,7 +20,7 @@ from ..interfaces.artifact import Artifact
 from ..interfaces.learner import Dictionary, DictionaryLearner
 from ..interfaces.model import Edit, ForwardResult
 from ..interfaces.tokens import TokenBatch
-from ..sites import Site
+from ..sites import Site, select
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -194,6 +194,27 @@ class Basis(Artifact):
                    Normaliser(tensors["normaliser/mean"], tensors["normaliser/scale"]),
                    learner.restore(facts["d_in"], state), learner, capabilities=frozenset(facts["capabilities"]),
                    details={k: v for k, v in facts.items() if k not in known})
+
+    def at(self, sites: str | Collection[str | Site]) -> Basis:
+        """The same dictionary at some of its sites (selectors as in `reprbasis.sites.select`), for example `resid.4::5`.
+
+        Raises:
+            SiteError: a selector names no site of this basis.
+        """
+        chosen = select(sites, self.sites)
+        rows = torch.tensor([self.index(s) for s in chosen])
+        return Basis(chosen, Normaliser(self.normaliser.mean[rows], self.normaliser.scale[rows]), self.dictionary,
+                     self.learner, capabilities=self.capabilities, details=self.details)
+
+    def only(self, sites: Sequence[Site]) -> Basis:
+        """The same dictionary over fewer sites.
+
+        Raises:
+            SiteError: the basis does not cover one of them.
+        """
+        rows = [self.index(s) for s in sites]
+        norm = type(self.normaliser)(self.normaliser.mean[rows], self.normaliser.scale[rows])
+        return Basis(sites, norm, self.dictionary, self.learner, capabilities=self.capabilities, details=self.details)
 
     def with_dictionary(self, dictionary: Dictionary) -> Basis:
         """The same sites and normaliser with another dictionary (controls)."""
