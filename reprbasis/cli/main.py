@@ -17,6 +17,11 @@ COMMANDS = {
     "plan": "show what a run would do and what it would reuse",
     "run": "run a pipeline; finished steps are reused, interrupted ones go on",
     "show": "show a run",
+    "export": "write a basis in the format of another library",
+    "import": "read a dictionary of another library as a basis",
+    "push": "upload an artifact to the Hugging Face hub, with a model card",
+    "pull": "download an artifact from the Hugging Face hub and verify it",
+    "survey": "tell what a corpus is made of: domains, lengths, steps, repetitions, coverage",
     "new": "write a new plugin: a small component of any kind that works and is proven",
 }
 """Subcommand -> summary; each is a module of this package with `arguments(parser)` and `main(args) -> exit code`."""

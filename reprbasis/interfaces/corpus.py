@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import C, Configured
 from .reporter import Progress, Silent
@@ -25,11 +25,14 @@ class CorpusContext:
         scratch: a directory that survives interruptions of this step; a corpus that does costly work (generation) keeps
             finished pieces there and resumes from them. None: keep nothing.
         progress: where to report progress.
+        facts: a place for counts that belong in the record (rows left out, dialogues dropped), as JSON values; the corpus keeps
+            them up to date while it is read, and a harvest stores them with the activations.
     """
 
     model: ModelAdapter | None = None
     scratch: Path | None = None
     progress: Progress = field(default_factory=Silent)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Corpus(Configured[C]):

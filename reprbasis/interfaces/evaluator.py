@@ -15,6 +15,7 @@ from .reporter import Progress, Silent
 
 if TYPE_CHECKING:
     from ..registry import Registry
+    from .tokens import TokenSequence
     from ..runtime.activations import Activations
     from ..runtime.basis import Basis
     from .model import ModelAdapter
@@ -153,7 +154,8 @@ class EvaluationInputs:
     Args:
         model: the model.
         basis: the basis under test.
-        activations: harvested activations, with a held-out part.
+        activations: what the basis was trained on, with a held-out part.
+        test: harvested from further text, to measure on instead of the held-out part; None: the held-out part.
         seed: of the pipeline.
         progress: where to report.
     """
@@ -161,8 +163,19 @@ class EvaluationInputs:
     model: ModelAdapter
     basis: Basis
     activations: Activations
+    test: Activations | None = None
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
+
+    def held_out(self) -> list[TokenSequence]:
+        """Whole sequences nothing was trained on: all of `test`, else the held-out part of `activations`.
+
+        They may begin as training sequences do (a shared system prompt): see `Activations.unseen`.
+        """
+        if self.test is None:
+            return self.activations.sequences("held-out")
+        held = self.test.sequences("held-out") if len(self.test.held) else []
+        return sorted(self.test.sequences("train") + held, key=lambda s: s.sequence)
 
 
 class Evaluator(Configured[C]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ from .basis import Basis, Normaliser, NormaliserKind
 from .buffer import Columns, MixingBuffer
 
 log = logging.getLogger(__name__)
+DENSE = 0.05
+"""Share of all latents active per row above which a code no longer counts as sparse."""
 
 
 class RowSource:
@@ -98,8 +101,8 @@ class Preparation:
 
 def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int, sites: str | Sequence[str | Site] = "*",
         normaliser: NormaliserKind = "affine", batch: int = 4096, lr: float | None = None, warmup: float = 0.05,
-        decay: float = 0.2, clip: float | None = 1.0, buffer: int = 2**18, norm_cap: float = 4.0, repeats: bool = False,
-        log_every: int = 20, checkpoint_seconds: float = 60.0, seed: int = 0, folder: Path | None = None,
+        decay: float = 0.2, lr_end: float = 1.0, clip: float | None = 1.0, buffer: int = 2**18, norm_cap: float = 4.0,
+        repeats: bool = False, log_every: int = 20, checkpoint_seconds: float = 60.0, seed: int = 0, folder: Path | None = None,
         progress: Progress | None = None, capabilities: frozenset[str] | None = None) -> Basis:
     """Learn one dictionary over all chosen sites.
 
@@ -111,7 +114,7 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
         normaliser: per-site map to comparable units: `affine`, `scalar` or `none`.
         batch: rows per step.
         lr: peak learning rate; None: what the learner asks for.
-        warmup, decay: shares of the steps for linear warm-up and for the final linear decay to 0.
+        warmup, decay, lr_end: see `schedule`.
         clip: largest global gradient norm; None: no clipping.
         buffer: rows held by the mixing buffer (cut to the rows there are).
         norm_cap: see `Preparation`.
@@ -154,6 +157,7 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
         start, history, sums = _resume(checkpoint, dictionary, optimiser, generator, mixing)
         log.info("resumed at step %d of %d", start, total)
     saved = time.monotonic()
+    watched = capabilities is None or "sparse-latents" in capabilities
 
     with (progress or Silent()).task("learn", total=rows, unit="rows") as task:
         for step in range(start, total):
@@ -161,7 +165,7 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
             assert columns is not None  # the source is endless
             info = StepInfo(step, total, step * batch, generator)
             for group, factor in zip(optimiser.param_groups, factors, strict=True):
-                group["lr"] = peak * factor * schedule(step, total, warmup, decay)
+                group["lr"] = peak * factor * schedule(step, total, warmup, decay, lr_end)
             terms = learner.loss(dictionary, prepare(columns), info)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -175,6 +179,10 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
             if (step + 1) % log_every == 0 or step + 1 == total:
                 line = _line(sums, step, log_every, batch)
                 history.append(line)
+                if watched and step + 1 >= total / 2 and line.get("l0", 0.0) > DENSE * dictionary.d_dict:
+                    watched = False  # said once
+                    log.warning("density alarm: %.0f of %d latents are active per row after %d steps; a code that is not sparse "
+                                "reconstructs well and explains nothing", line["l0"], dictionary.d_dict, step + 1)
                 sums = {}
                 task.update((step + 1) * batch, **{k: v for k, v in line.items() if k not in ("step", "rows")})
             if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and step + 1 < total:
@@ -187,9 +195,9 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
         capabilities = frozenset(default_registry().component("learner", learner.full_name).component.provides
                                  if learner.full_name else ())
     details = {"history": history,
-               "training": {"rows": total * batch, "batch": batch, "lr": peak, "warmup": warmup, "decay": decay, "clip": clip,
-                            "buffer": capacity, "norm_cap": norm_cap, "repeats": repeats, "normaliser": normaliser, "seed": seed,
-                            "epochs": total * batch / available},
+               "training": {"rows": total * batch, "batch": batch, "lr": peak, "warmup": warmup, "decay": decay, "lr_end": lr_end,
+                            "clip": clip, "buffer": capacity, "norm_cap": norm_cap, "repeats": repeats,
+                            "normaliser": normaliser, "seed": seed, "epochs": total * batch / available},
                "activations": dict(activations.origin)}
     return Basis(chosen, norm, shipped, learner, capabilities=capabilities, details=details)
 
@@ -213,10 +221,17 @@ def activation_stats(source: RowSource, prepare: Preparation, *, seed: int, most
                            float((x - mean).square().sum(1).mean()), x)
 
 
-def schedule(step: int, total: int, warmup: float, decay: float) -> float:
-    """Factor on the learning rate: linear up to 1 over the first `warmup`, then 1, linear down to 0 over the last `decay`."""
+def schedule(step: int, total: int, warmup: float, decay: float, lr_end: float = 1.0) -> float:
+    """Factor on the learning rate at a step, counted from 0.
+
+    Linear from 1 / up to 1 over the first up = `warmup` * total steps, along a cosine to `lr_end` (1: constant), and linear from
+    there to 0 over the last `decay` * total steps. Step 0 is not wasted: the factor is that of the next step of a ramp that
+    begins at 0.
+    """
     up, down = max(round(total * warmup), 1), round(total * decay)
-    return min(1.0, (step + 1) / up, (total - step) / down if down else 1.0)
+    along = min(max((step - up) / max(total - up - down, 1), 0.0), 1.0)
+    middle = lr_end + (1 - lr_end) * (1 + math.cos(math.pi * along)) / 2
+    return min(middle, (step + 1) / up, lr_end * (total - step) / down if step >= total - down else 1.0)
 
 
 def _optimiser(learner: DictionaryLearner[Any], dictionary: Dictionary, peak: float) -> tuple[torch.optim.Adam, list[float]]:

@@ -15,6 +15,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ..artifacts.manifest import hash_file, write_json
 from ..artifacts.store import read_tensors, write_tensors
-from ..errors import DataError, NumericsError
+from ..errors import DataError, NumericsError, SiteError
 from ..interfaces.corpus import Corpus, CorpusContext
 from ..interfaces.model import ModelAdapter
 from ..interfaces.reporter import Progress, Silent
@@ -33,12 +34,14 @@ from ..sites import Site
 from .activations import Activations, SiteStats, TokenTable, beginnings, shard_name
 
 log = logging.getLogger(__name__)
+Layout = Literal["dialogues", "blocks"]
 DTYPES: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *, sites: str | Sequence[str | Site] = "*",
             tokens: int = 100_000, held_out: float = 0.1, max_tokens: int = 1024, row_tokens: int = 512, rows: int = 8,
-            shard_tokens: int = 4096, dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16", seed: int = 0,
+            layout: Layout = "dialogues", isolate: bool = True, shard_tokens: int = 4096,
+            dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16", seed: int = 0,
             folder: Path | None = None, progress: Progress | None = None) -> Activations:
     """Run the model over a corpus and keep the activations of `sites`.
 
@@ -51,6 +54,8 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
         max_tokens: longer sequences are cut here.
         row_tokens, rows: packed batches have at most `rows` rows of `row_tokens` tokens (a longer sequence gets a row of its
             own length).
+        layout, isolate: what the model sees together, see `RowLayout`. Anything but dialogues in isolation is for comparison:
+            it is how activations are often collected. Held-out sequences are whole dialogues in any case.
         shard_tokens: tokens of a shard, about.
         dtype: how activations are stored. bfloat16 keeps the range of float32 with 8 bits of precision.
         seed: passed to the corpus.
@@ -63,13 +68,19 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
         SiteError: a selector does not fit the model.
     """
     chosen = model.info.select(sites if isinstance(sites, str) else list(sites))
+    if chosen[0] in model.info.vision:
+        raise SiteError(f"{chosen[0]} has one entry a patch, and activations hold one row a token",
+                        do="harvest embed (image tokens carry the projector's output there), or capture it with model.forward")
     keep = tempfile.TemporaryDirectory(prefix="reprbasis-") if folder is None else None
     folder = Path(keep.name) if keep is not None else folder
     assert folder is not None
     progress = progress or Silent()
     every = round(1 / held_out) if held_out > 0 else 0
-    stream = _sequences(model, corpus, max_tokens=max_tokens, seed=seed, context=CorpusContext(model, folder, progress))
+    context = CorpusContext(model, folder, progress)
+    stream = _sequences(model, corpus, max_tokens=max_tokens, seed=seed, context=context)
+    laid = RowLayout(layout, isolate, row_tokens)
     keys: list[str] = []
+    dialogues = 0
     train: list[TokenSequence] = []
     held: list[TokenSequence] = []
     shards: list[int] = []
@@ -91,19 +102,29 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
                 group, pending = [], 0
                 task.update(min(total, tokens))
 
+        def name(sequence: TokenSequence) -> TokenSequence:
+            keys.append(sequence.key)
+            return replace(sequence, sequence=len(keys) - 1)
+
+        def add(sequences: Iterable[TokenSequence]) -> None:
+            nonlocal pending
+            for sequence in sequences:
+                group.append(name(sequence))
+                pending += len(sequence)
+                if pending >= shard_tokens:
+                    flush()
+
         for sequence in stream:
             if total >= tokens:
                 break
             sequence = sequence.cut(tokens - total)
-            keys.append(sequence.key)
+            dialogues += 1
             total += len(sequence)
-            if every and len(keys) % every == 0:
-                held.append(sequence)
-                continue
-            group.append(sequence)
-            pending += len(sequence)
-            if pending >= shard_tokens:
-                flush()
+            if every and dialogues % every == 0:
+                held.append(name(sequence))
+            else:
+                add(laid.add(sequence))
+        add(laid.end())
         flush()
     if not train:
         raise DataError("the corpus gave no example", do="check the path, filters and limit of the corpus")
@@ -112,16 +133,76 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
     split = torch.zeros(len(keys), dtype=torch.bool)
     split[[s.sequence for s in held]] = True
     origin = {"model": model_facts(model), "tokens": total, "sequences": len(keys), "max_tokens": max_tokens,
-              "dtype": dtype, "corpus": corpus.full_name if isinstance(corpus, Corpus) else "examples"}
+              "layout": layout, "isolate": isolate, "dtype": dtype, "counts": json.loads(json.dumps(context.facts)),
+              "corpus": corpus.full_name if isinstance(corpus, Corpus) else "examples"}
     return Activations(chosen, folder, tuple(shards), _table(train, keys, split), _table(held, keys, split),
                        moments.stats(), origin, keep)
+
+
+class RowLayout:
+    """Lays dialogues out for the model, in order, without losing a token.
+
+    Args:
+        layout: `dialogues` keeps each whole; `blocks` cuts the stream of all dialogues every `length` tokens.
+        isolate: whether each dialogue (or, in blocks, each piece of one) is a sequence of its own, which sees itself alone and
+            begins at position 0; otherwise all that share a row are one sequence: attention leaks from dialogue to dialogue.
+        length: tokens of a row.
+
+    `dialogues` in isolation is the default and equals forwarding them one by one; `blocks` without isolation is the usual
+    block training, `dialogues` without it packing with the mask forgotten (Li et al. 2025, arXiv 2506.07691).
+    """
+
+    def __init__(self, layout: Layout, isolate: bool, length: int) -> None:
+        self.layout, self.isolate, self.length = layout, isolate, length
+        self._open: list[TokenSequence] = []
+        self._rows = 0
+
+    def add(self, sequence: TokenSequence) -> Iterator[TokenSequence]:
+        """The sequences that are complete now."""
+        if self.layout == "dialogues" and self.isolate:
+            yield sequence
+            return
+        room = self.length - sum(map(len, self._open))
+        if self.layout == "dialogues" and len(sequence) > room:
+            yield from self.end()
+        piece = 0
+        while self.layout == "blocks" and len(sequence) >= room:
+            self._open.append(replace(_part(sequence, 0, room), key=f"{sequence.key}#{piece}"))
+            yield from self.end()
+            sequence, room, piece = _part(sequence, room, len(sequence)), self.length, piece + 1
+        if len(sequence):
+            self._open.append(replace(sequence, key=f"{sequence.key}#{piece}") if self.layout == "blocks" else sequence)
+
+    def end(self) -> Iterator[TokenSequence]:
+        """What is left."""
+        ready, self._open = self._open, []
+        if ready and self.isolate:
+            yield from ready
+        elif ready:
+            yield _join(ready, f"row-{self._rows}")
+            self._rows += 1
+
+
+def _part(sequence: TokenSequence, start: int, stop: int) -> TokenSequence:
+    return replace(sequence, ids=sequence.ids[start:stop], flags={k: v[start:stop] for k, v in sequence.flags.items()},
+                   offsets=None if sequence.offsets is None else sequence.offsets[start:stop])
+
+
+def _join(sequences: Sequence[TokenSequence], key: str) -> TokenSequence:
+    if with_more := [s.key for s in sequences if s.extra]:
+        raise DataError(f"sequence '{with_more[0]}' has extra inputs, which cannot share a row",
+                        do="use layout: dialogues, isolate: true")
+    names = sorted({name for s in sequences for name in s.flags})
+    flags = {name: torch.cat([s.flags.get(name, torch.zeros(len(s), dtype=torch.bool)) for s in sequences]) for name in names}
+    return TokenSequence(torch.cat([s.ids for s in sequences]), flags, key=key)
 
 
 def _news(sequences: Sequence[TokenSequence], known: set[int]) -> Tensor:
     """[n] bool: tokens that count for the moments: not at position 0, and not the beginning of a sequence already `known`."""
     out = []
     for sequence in sequences:
-        states = list(beginnings(sequence.ids.tolist()))
+        shown = sequence.ids if sequence.contents is None else sequence.contents
+        states = list(beginnings(shown.tolist()))
         out += [place > 0 and state not in known for place, state in enumerate(states)]
         known.update(states)
     return torch.tensor(out)
@@ -147,9 +228,17 @@ def _table(sequences: Sequence[TokenSequence], keys: Sequence[str], held_out: Te
     names = sorted({name for s in sequences for name in s.flags})
     empty = [torch.zeros(0, dtype=torch.long)]
     flags = {name: torch.cat([s.flags.get(name, torch.zeros(len(s), dtype=torch.bool)) for s in sequences]) for name in names}
+    extra, owners = {}, {}
+    for name in sorted({name for s in sequences for name in s.extra}):
+        found = [(s.sequence, s.extra[name]) for s in sequences if name in s.extra]
+        extra[name] = torch.cat([value for _, value in found])
+        owners[name] = torch.cat([torch.full((len(value),), index) for index, value in found])
+    known = any(s.contents is not None for s in sequences)
+    contents = torch.cat([s.ids if s.contents is None else s.contents for s in sequences]) if known else None
     return TokenTable(torch.cat([s.ids for s in sequences] or empty),
                       torch.cat([torch.arange(len(s)) for s in sequences] or empty),
-                      torch.cat([torch.full((len(s),), s.sequence) for s in sequences] or empty), flags, keys, held_out)
+                      torch.cat([torch.full((len(s),), s.sequence) for s in sequences] or empty), flags, keys, held_out,
+                      extra, owners, contents)
 
 
 class _Moments:

@@ -38,7 +38,8 @@ class ChatCorpus(Corpus[ChatConfig]):
             CapabilityError: `generate` without a model.
         """
         config = self.config
-        chosen = pick(self._select(self._read()), limit=config.limit, shuffle=config.shuffle, seed=seed)
+        chosen = pick(self._select(self._read()), limit=config.limit, skip=config.skip, shuffle=config.shuffle,
+                      seed=seed)
         if not config.generate:
             return iter(chosen)
         if context is None or context.model is None:
@@ -94,6 +95,15 @@ def parse(line: str, where: str, number: int, roles: Mapping[str, str]) -> Examp
                         do="write one JSON object on each line") from None
     if not isinstance(row, dict):
         raise DataError(f"the row is a JSON {type(row).__name__}, not an object", where=where, do=SCHEMAS)
+    return dialogue(row, where, number, roles)
+
+
+def dialogue(row: Mapping[str, Any], where: str, number: int, roles: Mapping[str, str]) -> Example:
+    """The dialogue of a row that is already an object; see `parse`.
+
+    Raises:
+        DataError: it has none of the accepted forms, or a turn is unusable.
+    """
     turns, used = _turns(row, where)
     messages = tuple(_message(role, content, f"{where} (turn {i})", roles)
                      for i, (role, content) in enumerate(turns, 1))
@@ -108,7 +118,7 @@ def parse(line: str, where: str, number: int, roles: Mapping[str, str]) -> Examp
     return Example(messages=messages, key=str(key), origin=where, meta=meta)
 
 
-def _turns(row: dict[str, Any], where: str) -> tuple[list[tuple[Any, Any]], set[str]]:
+def _turns(row: Mapping[str, Any], where: str) -> tuple[list[tuple[Any, Any]], set[str]]:
     """([(role, content)], keys of the row that were used)."""
     for name, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
         if name in row:

@@ -31,8 +31,14 @@ def read_text(path: Path) -> str:
                         do="convert it to UTF-8") from None
 
 
-def pick(examples: list[Example], *, limit: int | None, shuffle: bool, seed: int) -> list[Example]:
-    """The examples in their order or in the order given by `seed`, at most `limit` of them."""
+def pick(examples: list[Example], *, limit: int | None, skip: int, shuffle: bool, seed: int) -> list[Example]:
+    """The examples in their order or in the order given by `seed`, without the first `skip`, at most `limit` of them.
+
+    Raises:
+        DataError: nothing is left.
+    """
     if shuffle:
         examples = random.Random(seed).sample(examples, len(examples))
-    return examples[:limit]
+    if examples and skip >= len(examples):
+        raise DataError(f"skip: {skip} leaves none of the {len(examples)} examples", do="skip fewer")
+    return examples[skip:][:limit]

@@ -29,7 +29,7 @@ class TextCorpus(Corpus[TextConfig]):
         if not found:
             raise DataError("there is no text but blank lines", where=str(self.config.path),
                             do="give files with text")
-        return iter(pick(found, limit=self.config.limit, shuffle=self.config.shuffle, seed=seed))
+        return iter(pick(found, limit=self.config.limit, skip=self.config.skip, shuffle=self.config.shuffle, seed=seed))
 
     def _files(self) -> list[tuple[Path, str]]:
         """(path, name below the folder), in the order of the names."""

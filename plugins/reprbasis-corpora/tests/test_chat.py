@@ -98,6 +98,13 @@ def test_roles_and_system(tmp_path):
     assert dialogue(second) == [("system", "Own."), ("user", "?")]
 
 
+def test_skip_and_limit_make_parts_that_share_nothing():
+    keys = lambda **options: [e.key for e in ChatCorpus(ChatConfig(shuffle=True, **options)).examples(seed=2)]  # noqa: E731
+    assert keys(limit=30) + keys(skip=30) == keys()
+    with pytest.raises(DataError, match="skip: 410 leaves none of the 410 examples"):
+        keys(skip=410)
+
+
 def test_domains_limit_shuffle():
     maths = list(ChatCorpus(ChatConfig(domains=("maths",))).examples())
     assert {e.meta["domain"] for e in maths} == {"maths"}

@@ -26,6 +26,21 @@ class ReconstructionConfig(ComponentConfig):
     """Bootstrap draws (whole sequences are drawn) for the 95 % intervals."""
 
 
+class FastConfig(ComponentConfig):
+    """Options of `fast`."""
+
+    tokens: int = Field(2048, ge=16)
+    """Held-out tokens that are run (up to this many). Cost: about half a forward per site and condition."""
+    sequence_tokens: int = Field(1024, ge=8)
+    """Tokens of each held-out dialogue that are used, counted from its start."""
+    sites: Sites = "*"
+    """Sites that are measured, one by one."""
+    untrained: bool = True
+    """Whether to measure the control: the dictionary as the learner initialises it, before any training."""
+    resamples: int = Field(2000, ge=100)
+    """Bootstrap draws (whole dialogues are drawn) for the 95 % intervals."""
+
+
 class AtlasConfig(ComponentConfig):
     """Options of `atlas`."""
 

@@ -24,6 +24,10 @@ class HarvestConfig(ComponentConfig):
     """Tokens of a packed row. Sequences in one row never attend to each other."""
     rows: int = Field(8, ge=1)
     """Packed rows in one forward."""
+    layout: Literal["dialogues", "blocks"] = "dialogues"
+    """Each dialogue whole, or the stream of all dialogues cut into blocks of `row_tokens` (for comparison)."""
+    isolate: bool = True
+    """Whether dialogues in one row are kept from seeing each other; without, attention leaks between them (for comparison)."""
     shard_tokens: int = Field(4096, ge=1)
     """Tokens of a shard, about: the unit of work that survives an interruption."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -49,6 +53,8 @@ class LearnConfig(ComponentConfig):
     """Share of the steps over which the learning rate rises linearly."""
     decay: float = Field(0.2, ge=0, le=1)
     """Share of the steps over which it falls linearly to 0 at the end."""
+    lr_end: float = Field(1.0, gt=0, le=1)
+    """Share of the peak that is left when this fall begins; reached along a cosine. 1: the rate stays at its peak until then."""
     clip: float | None = Field(1.0, gt=0)
     """Largest global gradient norm."""
     buffer: int = Field(2**18, ge=2)
@@ -61,6 +67,8 @@ class LearnConfig(ComponentConfig):
     """Steps between two points of the training curves."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """Time between checkpoints."""
+    seed: int | None = Field(None, ge=0)
+    """Of data order and initialisation; null: the seed of the pipeline. For several trainings in one pipeline."""
 
 
 class EvaluateConfig(ComponentConfig):

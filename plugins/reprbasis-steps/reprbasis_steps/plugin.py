@@ -19,4 +19,5 @@ def reprbasis_register(register):
     register(Component(
         kind="step", name="evaluate", config=EvaluateConfig, factory="reprbasis_steps.steps:EvaluateStep",
         summary="Measure a basis, each number beside its controls",
-        inputs=(Port("basis", "basis"), Port("activations", "activations")), output="findings", needs_model=True))
+        inputs=(Port("basis", "basis"), Port("activations", "activations"), Port("test", "activations", optional=True)),
+        output="findings", needs_model=True))

@@ -44,8 +44,9 @@ class LearnStep(Step[LearnConfig]):
         """Takes `activations`; gives a basis."""
         activations = inputs["activations"]
         assert isinstance(activations, Activations)
-        options = {name: getattr(self.config, name) for name in type(self.config).model_fields if name != "learner"}
-        basis = fit(context.registry.build(self.config.learner), activations, seed=context.seed, folder=context.scratch,
+        options = {name: getattr(self.config, name) for name in type(self.config).model_fields if name not in ("learner", "seed")}
+        seed = context.seed if self.config.seed is None else self.config.seed
+        basis = fit(context.registry.build(self.config.learner), activations, seed=seed, folder=context.scratch,
                     progress=context.progress, capabilities=self.config.learner.provides, **options)
         discard_checkpoint(context.scratch)
         return basis
@@ -55,11 +56,12 @@ class EvaluateStep(Step[EvaluateConfig]):
     """Measure a basis, each number beside its controls."""
 
     def run(self, context: StepContext, **inputs: Artifact) -> Findings:
-        """Takes `basis` and `activations`; gives findings."""
-        basis, activations = inputs["basis"], inputs["activations"]
+        """Takes `basis`, `activations` and perhaps `test`, activations of further text; gives findings."""
+        basis, activations, test = inputs["basis"], inputs["activations"], inputs.get("test")
         assert isinstance(basis, Basis)
         assert isinstance(activations, Activations)
-        view = EvaluationInputs(context.model, basis, activations, seed=context.seed, progress=context.progress)
+        assert test is None or isinstance(test, Activations)
+        view = EvaluationInputs(context.model, basis, activations, test, seed=context.seed, progress=context.progress)
         findings = Findings()
         for selection in self.config.evaluators:
             findings += context.registry.build(selection).evaluate(view)

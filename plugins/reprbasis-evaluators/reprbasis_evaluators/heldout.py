@@ -1,0 +1,110 @@
+"""Held-out text, run once through the unchanged model, for evaluators that compare other runs with it.
+
+Shapes: B batch, T tokens, D width, N real tokens of all batches in row order, P positions whose next token is predicted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reprbasis.errors import DataError
+from reprbasis.interfaces.evaluator import EvaluationInputs
+from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace, Start
+from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
+from reprbasis.kits.intervals import Estimate
+from reprbasis.kits.tokenwise import Reference, predicts
+from reprbasis.sites import Site
+
+UNSEEN = "unseen"
+"""Flag of tokens that are measured, see `Activations.unseen`."""
+
+
+class HeldOut:
+    """Whole held-out sequences, each forwarded as if alone.
+
+    Args:
+        inputs: model, basis and activations.
+        tokens: tokens at most; sequences that would exceed them are left out.
+        sequence_tokens: each sequence is cut to this many.
+
+    Attributes:
+        batches, clean: what was run, and the unchanged model's values and logits.
+        references: its predictions at the `unseen` positions; group: [P] sequence of each.
+        owner: [N] sequence; first: [N] position 0; special: [N] template tokens; body: [N] unseen and not position 0.
+        tokens, groups, positions: numbers of tokens, sequences and P; original: mean loss of the unchanged model, nats.
+    """
+
+    def __init__(self, inputs: EvaluationInputs, *, tokens: int, sequence_tokens: int) -> None:
+        self.inputs = inputs
+        self.model: ModelAdapter[Any] = inputs.model
+        sequences: list[TokenSequence] = []
+        for sequence in inputs.held_out():
+            sequence = sequence.cut(sequence_tokens)
+            if sequences and sum(map(len, sequences)) + len(sequence) > tokens:
+                break
+            sequences.append(sequence)
+        marked = [replace(s, flags={**s.flags, UNSEEN: new})
+                  for s, new in zip(sequences, inputs.activations.unseen(sequences), strict=True)]
+        self.batches = [b.to(self.model.device) for b in TokenBatch.pack(
+            marked, length=max(256, *map(len, marked)), rows=4, pad_id=self.model.pad_id)]
+        self.tokens, self.groups = sum(map(len, marked)), len(marked)
+        self.clean: list[ForwardResult] = [self.model.forward(b, capture=self.model.info.sites) for b in self.batches]
+        self.references = [Reference(logits(c), c.batch, c.batch.flag(UNSEEN)) for c in self.clean]
+        self.group = torch.cat([b.sequences[predicts(b) & b.flag(UNSEEN)] for b in self.batches])
+        self.owner = torch.cat([b.sequences[b.mask] for b in self.batches])
+        self.first = torch.cat([b.positions[b.mask] == 0 for b in self.batches])
+        self.special = torch.cat([b.flag("special")[b.mask] for b in self.batches])
+        self.body = torch.cat([b.flag(UNSEEN)[b.mask] for b in self.batches]) & ~self.first
+        if not len(self.group):
+            raise DataError("every held-out token that is used repeats the beginning of a training sequence",
+                            do="raise sequence_tokens, or harvest more varied text")
+        self.original = float(torch.cat([r.loss for r in self.references]).mean())
+        self.positions = len(self.group)
+
+    def values(self, site: Site) -> list[Tensor]:
+        """[B, T, D] of each batch."""
+        return [c.sites[site] for c in self.clean]
+
+    def real(self, values: Sequence[Tensor]) -> Tensor:
+        """[N, D]: the rows of real tokens."""
+        return torch.cat([v[b.mask] for v, b in zip(values, self.batches, strict=True)])
+
+    def mean(self, site: Site) -> Tensor:
+        """[D] mean of the site in training."""
+        return self.inputs.activations.stats.mean[site].float().to(self.model.device)
+
+    def continued(self, site: Site, replaced: Sequence[Tensor]) -> list[ForwardResult]:
+        """Continue the model from the replaced site, from the nearest stream value before it."""
+        results = []
+        for clean, value in zip(self.clean, replaced, strict=True):
+            edits: list[Edit] = []
+            if _in_stream(site):
+                start = Start(site, value)
+            else:
+                before = [s for s in self.model.info.sites[:self.model.info.depth(site)] if _in_stream(s)][-1]
+                start, edits = Start(before, clean.sites[before]), [Replace(site, value)]
+            results.append(self.model.forward(clean.batch, start=start, edits=edits))
+        return results
+
+    def compare(self, results: Sequence[ForwardResult]) -> list[tuple[Tensor, Tensor]]:
+        """Loss and divergence from the unchanged model at the P positions, for each batch."""
+        return [reference.compare(logits(r)) for reference, r in zip(self.references, results, strict=True)]
+
+
+def logits(result: ForwardResult) -> Tensor:
+    """The logits, which were asked for."""
+    assert result.logits is not None
+    return result.logits
+
+
+def rest(lost: Estimate) -> Estimate:
+    """1 - x of an estimate and its interval."""
+    low, high = (None if v is None else 1 - v for v in (lost.high, lost.low))
+    return Estimate(1 - lost.value, low, high, lost.n, lost.groups)
+
+
+def _in_stream(site: Site) -> bool:
+    return site.name in ("embed", "resid")
