@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .registry import Registry  # first, because the function `registry` below takes the submodule's place as attribute
 
 if TYPE_CHECKING:
+    from .artifacts.exchange import export, import_
+    from .artifacts.hub import pull, push
     from .artifacts.store import load, save
     from .component import Component, ComponentConfig, Port
     from .config import Selection, Sites, Use
@@ -31,16 +33,20 @@ _HOME = {
     "Sites": "config",
     "Use": "config",
     "batches": "runtime.batches",
+    "export": "artifacts.exchange",
     "fit": "runtime.fit",
     "harvest": "runtime.harvest",
     "hookimpl": "hookspecs",
+    "import_": "artifacts.exchange",
     "load": "artifacts.store",
+    "pull": "artifacts.hub",
+    "push": "artifacts.hub",
     "save": "artifacts.store",
 }
 
 __all__ = [
-    "Component", "ComponentConfig", "Port", "Registry", "Selection", "Site", "Sites", "Use", "batches", "create", "fit",
-    "harvest", "hookimpl", "load", "registry", "save",
+    "Component", "ComponentConfig", "Port", "Registry", "Selection", "Site", "Sites", "Use", "batches", "create",
+    "export", "fit", "harvest", "hookimpl", "import_", "load", "pull", "push", "registry", "save",
 ]
 
 

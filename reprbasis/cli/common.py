@@ -34,6 +34,36 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def codec_options(parser: argparse.ArgumentParser) -> None:
+    """`--set` for the options of a codec."""
+    parser.add_argument("--set", dest="options", metavar="option=value", action="append", default=[],
+                        help="an option of the codec, see `reprbasis plugins show codec:FORMAT` (may be repeated)")
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `codec_options`; values are read as YAML.
+
+    Raises:
+        ConfigError: one has another form; all problems together.
+    """
+    from ..config.strict_yaml import parse_yaml
+    from ..errors import ConfigError, Problem
+
+    found, problems = {}, []
+    for text in args.options:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            problems.append(Problem("this is not an option", f"--set {text}", "write --set option=value"))
+            continue
+        try:
+            found[name] = parse_yaml(value, f"--set {text}").data
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems, stage="read")
+    return found
+
+
 def read_pipeline(args: argparse.Namespace) -> tuple[PipelineSpec, Registry]:
     """The pipeline of `pipeline_arguments`, checked up to stage 2, and the registry."""
     from ..discovery import default_registry

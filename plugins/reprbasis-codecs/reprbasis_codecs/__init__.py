@@ -1,0 +1,1 @@
+"""Foreign dictionary formats: SAELens, dictionary_learning, sparsify, llamascopium."""
