@@ -35,6 +35,10 @@ class ModelInfo:
         revision: identity of the weights (hash of the config and of the weight files' sizes and heads, or hub commit);
             None when unknown.
         max_tokens: longest sequence the positions allow.
+        vision: sites of the vision side and their widths, in execution order (`vision.resid.L`: the tower's stream after its
+            block L, one entry a patch; `vision.out`: what the projector gives the decoder, one entry an image token). They
+            come before all `widths`, have entries of their own instead of tokens, and are captured and edited like any site;
+            `*` does not choose them.
     """
 
     family: str
@@ -47,20 +51,29 @@ class ModelInfo:
     modalities: frozenset[str] = frozenset({"text"})
     revision: str | None = None
     max_tokens: int = 2048
+    vision: Mapping[Site, int] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """All sites in execution order."""
+        """All sites that have one entry a token, in execution order."""
         return tuple(self.widths)
 
     def select(self, selectors: str | Collection[str | Site]) -> tuple[Site, ...]:
-        """Resolve selectors (see `reprbasis.sites.select`)."""
-        return select(selectors, self.sites)
+        """Resolve selectors (see `reprbasis.sites.select`): either sites with one entry a token, or sites of the vision side."""
+        given = [selectors] if isinstance(selectors, str) else list(selectors)
+        names = {site.name for site in self.vision}
+        apart = [s for s in given if any(f"{str(s).removeprefix('!')}.".startswith(f"{name}.") for name in names)]
+        if not apart:
+            return select(given, self.sites)
+        if len(apart) < len(given):
+            raise SiteError(f"{apart[0]} has one entry a patch, the other sites one a token: they cannot be chosen together",
+                            do="choose them one after the other")
+        return select(given, tuple(self.vision))
 
     def depth(self, site: Site) -> int:
         """Position of a site in execution order."""
         try:
-            return self.sites.index(site)
+            return (*self.vision, *self.widths).index(site)
         except ValueError:
             raise SiteError(f"the model has no site '{site}'", do="see model.info.sites") from None
 
@@ -74,7 +87,7 @@ class Edit(Protocol):
         """Where it applies."""
 
     def __call__(self, x: Tensor, batch: TokenBatch) -> Tensor:
-        """[B, T, D] -> [B, T, D]. Must not write into `x`; padded positions may hold anything."""
+        """[B, T, D] -> [B, T, D] ([B, P, D] on the vision side). Must not write into `x`; padding may hold anything."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +95,17 @@ class ForwardResult:
     """What a forward gives back.
 
     Args:
-        sites: captured values, [B, T, D] each, after any edit of that site.
+        sites: captured values, [B, T, D] each, after any edit of that site. Sites of the vision side are [B, P, D]: the
+            entries of all images of a row, in the order of the images, padded to the most of a row.
         logits: [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last real token) for `"last"`, None for `"none"`.
         batch: the batch that was run.
+        masks: for each captured site of the vision side, [B, P] bool: True on real entries.
     """
 
     sites: Mapping[Site, Tensor]
     logits: Tensor | None
     batch: TokenBatch
+    masks: Mapping[Site, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, site: Site | str) -> Tensor:
         return self.sites[Site.parse(site) if isinstance(site, str) else site]
@@ -107,6 +123,7 @@ class AttentionWeights:
         q_norm, k_norm: per-head norms applied after the projection and before rotation, or None.
         rotate: (x [..., T, E], positions [..., T]) -> rotated x; identity for models without rotary positions.
         scale: factor on q.k before the softmax.
+        window: how many tokens a token sees, itself and those just before it; None for all.
     """
 
     W_Q: Tensor
@@ -123,6 +140,7 @@ class AttentionWeights:
     b_O: Tensor | None = None
     q_norm: Callable[[Tensor], Tensor] | None = None
     k_norm: Callable[[Tensor], Tensor] | None = None
+    window: int | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Example:
         origin: `file:line` for error messages.
         continue_last: leave the last assistant message open, so that a continuation carries on from it.
         add_prompt: end with the template's opening of an assistant turn (to generate an answer).
-        images: raw image inputs (paths or arrays), for vision models.
+        images: image inputs for vision models: paths, data URIs (`data:image/png;base64,...`) or uint8 arrays [H, W, 3].
         meta: anything else (domain, labels), JSON values.
     """
 
@@ -63,11 +63,15 @@ class TokenSequence:
     Args:
         ids: [T] token ids.
         flags: name -> [T] bool. Adapters set `special` (template and control tokens, in template position) and, for
-            dialogues, `assistant`; `generated`, `thinking`, `image` where they apply.
+            dialogues, `assistant` (content of assistant turns); `generated`, `thinking` (the part of `assistant` that was
+            thought before the answer), `image` where they apply.
         sequence: index of the example in its stream; becomes `TokenBatch.sequences`.
         key: `Example.key`.
         offsets: [T, 2] character span of each token in the (templated) text, -1 where it has none; None if unknown.
-        extra: further model inputs of this sequence (pixel values), passed through to the adapter.
+        extra: further model inputs of this sequence, any number of entries each, [n, ...]; passed through to the adapter.
+            Vision adapters put in `pixel_values`, and for reports `image_grid` [images, 2], the rows and columns that the
+            image's tokens form, and `thumbnails` [images, S, S, 3] of uint8.
+        contents: [T] int64 that tells apart what the ids alone do not (image tokens showing different images); None: the ids.
     """
 
     ids: Tensor
@@ -76,16 +80,18 @@ class TokenSequence:
     key: str = ""
     offsets: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    contents: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
     def cut(self, length: int) -> TokenSequence:
-        """The first `length` tokens."""
+        """The first `length` tokens; `extra` stays whole."""
         if len(self) <= length:
             return self
         return replace(self, ids=self.ids[:length], flags={k: v[:length] for k, v in self.flags.items()},
-                       offsets=None if self.offsets is None else self.offsets[:length])
+                       offsets=None if self.offsets is None else self.offsets[:length],
+                       contents=None if self.contents is None else self.contents[:length])
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class TokenBatch:
         segments: [B, T] index of the sequence within the row, `PAD_SEGMENT` (-1) on padding.
         sequences: [B, T] index of the sequence in its stream, -1 on padding.
         flags: name -> [B, T] bool; see `TokenSequence.flags`.
-        extra: further model inputs.
+        extra: further model inputs: the entries of all sequences one after the other, row by row.
+        owners: name of an extra -> [n, 2] batch row and segment of each of its entries.
     """
 
     ids: Tensor
@@ -111,6 +118,7 @@ class TokenBatch:
     sequences: Tensor
     flags: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    owners: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,7 +145,18 @@ class TokenBatch:
         def move(d: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {k: v.to(device) for k, v in d.items()}
         return TokenBatch(self.ids.to(device), self.mask.to(device), self.positions.to(device), self.segments.to(device),
-                          self.sequences.to(device), move(self.flags), move(self.extra))
+                          self.sequences.to(device), move(self.flags), move(self.extra), move(self.owners))
+
+    def take(self, rows: Tensor) -> TokenBatch:
+        """The batch made of these rows, [n] indices in any order, also several times the same."""
+        extra, owners = {}, {}
+        for name, owner in self.owners.items():
+            found = [(owner[:, 0] == row).nonzero().flatten() for row in rows.tolist()]
+            kept = torch.cat(found)
+            place = torch.repeat_interleave(torch.tensor([len(f) for f in found], device=kept.device))
+            extra[name], owners[name] = self.extra[name][kept], torch.stack([place, owner[kept, 1]], dim=1)
+        return TokenBatch(self.ids[rows], self.mask[rows], self.positions[rows], self.segments[rows], self.sequences[rows],
+                          {k: v[rows] for k, v in self.flags.items()}, extra, owners)
 
     @classmethod
     def pad(cls, sequences: Sequence[TokenSequence], *, pad_id: int = 0, side: Literal["left", "right"] = "right",
@@ -150,16 +169,10 @@ class TokenBatch:
         """Greedy first-fit packing, in order, into batches of at most `rows` rows of at most `length` tokens.
 
         Each sequence is forwarded as if alone. Sequences longer than `length` are cut to it.
-
-        Raises:
-            DataError: a sequence carries `extra` inputs, which cannot be packed.
         """
         table: list[list[TokenSequence]] = []
         free: list[int] = []
         for item in sequences:
-            if item.extra:
-                raise DataError(f"sequence '{item.key}' has extra inputs ({', '.join(item.extra)}), which cannot be packed",
-                                do="use one sequence a row (TokenBatch.pad)")
             item = item.cut(length)
             slot = next((i for i, room in enumerate(free) if room >= len(item)), None)
             if slot is None:
@@ -195,6 +208,13 @@ class TokenBatch:
                 for name, value in s.flags.items():
                     flags[name][b, span] = value
                 at += len(s)
-        extras = [s.extra for row in table for s in row if s.extra]
-        extra = {k: torch.cat([e[k] for e in extras]) for k in extras[0]} if extras else {}
-        return cls(ids, segments != PAD_SEGMENT, positions, segments, owners, flags, extra)
+        placed = [(b, i, s) for b, row in enumerate(table) for i, s in enumerate(row)]
+        extra, origin = {}, {}
+        for name in sorted({name for *_, s in placed for name in s.extra}):
+            held = [(b, i, s.extra[name]) for b, i, s in placed if name in s.extra]
+            if len({(value.shape[1:], value.dtype) for *_, value in held}) > 1:
+                raise DataError(f"sequences of one batch have '{name}' of different shapes",
+                                do="batch sequences whose images are prepared to one size")
+            extra[name] = torch.cat([value for *_, value in held])
+            origin[name] = torch.tensor([(b, i) for b, i, value in held for _ in range(len(value))]).view(-1, 2)
+        return cls(ids, segments != PAD_SEGMENT, positions, segments, owners, flags, extra, origin)

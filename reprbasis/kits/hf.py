@@ -12,13 +12,15 @@ Shapes: B batch, T tokens, D residual width, V vocabulary, H query heads, G key/
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import DataError, SiteError, UserError
 from ..interfaces.model import (
@@ -53,7 +55,13 @@ class HFAdapter(ModelAdapter[C]):
 
     family: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
-    layout: ClassVar[Layout] = Layout()
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Architectures of the same family that it does not run, and why."""
+    layout: Layout = Layout()
+    named: ClassVar[Mapping[str, Callable[[], Path]]] = {}
+    """Checkpoints that come in Python packages: name -> what finds the directory or GGUF file."""
+    thinking: ClassVar[tuple[str, str] | None] = ("<think>", "</think>")
+    """Tokens around what a model thinks before it answers; nothing is flagged `thinking` if its tokenizer lacks them."""
     provides = frozenset({"gradients", "generate", "chat", "weights"})
 
     def __init__(self, config: C) -> None:
@@ -63,10 +71,12 @@ class HFAdapter(ModelAdapter[C]):
         folder = converted(found.path) if found.gguf else found.path
         self.hf_config = _checked(type(self), read_config(Checkpoint(folder)), config.checkpoint)
         self.info = self.inspect(self.hf_config, found.identity)
+        self.layout = self.layout_for(self.hf_config)
         with quiet():
             self.network = self.load_network(folder).eval().requires_grad_(False).to(device)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._encoder = Encoder(self._tokenizer)
+        self._encoder = Encoder(self._tokenizer, thinking=self.thinking, template=self.template_options(),
+                                parts="image" in self.info.modalities)
         self._blocks: Sequence[nn.Module] = list(part(self.network, self.layout.blocks))
         self._windows = windows(self.hf_config.get_text_config(), self.info.n_layers)
 
@@ -74,8 +84,8 @@ class HFAdapter(ModelAdapter[C]):
 
     @classmethod
     def locate(cls, config: C, *, weights: bool) -> Checkpoint:
-        """Find the checkpoint that the config names; families with names of their own for checkpoints add them here."""
-        return locate(config.checkpoint, config.revision, weights=weights)
+        """Find the checkpoint that the config names."""
+        return locate(config.checkpoint, config.revision, weights=weights, named=cls.named)
 
     @classmethod
     def inspect(cls, hf_config: Any, revision: str | None) -> ModelInfo:
@@ -89,18 +99,31 @@ class HFAdapter(ModelAdapter[C]):
             n_kv_heads=int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
             widths=dict.fromkeys(sites, width), revision=revision, max_tokens=int(text.max_position_embeddings))
 
+    @classmethod
+    def layout_for(cls, hf_config: Any) -> Layout:
+        """Where the parts are; families whose architectures differ choose here."""
+        return cls.layout
+
     def load_network(self, folder: Any) -> Any:
         """The network, from a directory with safetensors."""
         return AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, self.config.dtype), attn_implementation=self.config.attention,
             use_safetensors=True, trust_remote_code=False, local_files_only=True)
 
+    def template_options(self) -> Mapping[str, Any]:
+        """Further variables for the chat template."""
+        return {}
+
     def embed(self, batch: TokenBatch) -> Tensor:
         """The stream before block 0, [B, T, D]."""
         out: Tensor = part(self.network, self.layout.embed)(batch.ids)
-        return out
+        return out if self.layout.positions is None else out + part(self.network, self.layout.positions)(batch.positions)
 
-    def block_inputs(self, x: Tensor, batch: TokenBatch) -> dict[str, Any]:
+    def begin(self, batch: TokenBatch, visit: Visitor, start: Start | None) -> Tensor:
+        """The stream that the first block run is given, [B, T, D], before its own site is visited."""
+        return self.embed(batch) if start is None else start.value.to(self.device, self._dtype)
+
+    def block_inputs(self, x: Tensor, batch: TokenBatch, past: Past | None) -> dict[str, Any]:
         """Keyword arguments that every block gets besides the stream, the mask and the cache."""
         if self.layout.rotary is None:
             return {}
@@ -142,7 +165,7 @@ class HFAdapter(ModelAdapter[C]):
         first, last = self._span(touched, start, stop_at, wanted)
         visit = Visitor(batch, frozenset(capture), edits)
         with torch.set_grad_enabled(grad):
-            x = self.embed(batch) if start is None else start.value.to(self.device, self._dtype)
+            x = self.begin(batch, visit, start)
             if grad and not x.requires_grad:
                 x = x.detach().requires_grad_()
             x = visit(_EMBED if start is None else start.site, x)
@@ -153,7 +176,7 @@ class HFAdapter(ModelAdapter[C]):
                 if wanted == "last":
                     x = x[torch.arange(x.shape[0], device=x.device), batch.last()][:, None]
                 out = None if wanted == "none" else self.head(x)
-        return ForwardResult(visit.seen, out, batch)
+        return ForwardResult(visit.seen, out, batch, visit.masks)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[TokenSequence], *, edits: Sequence[Edit] = (),
@@ -166,24 +189,37 @@ class HFAdapter(ModelAdapter[C]):
 
         def step(batch: TokenBatch, past: Past) -> Tensor:
             visit = Visitor(batch, frozenset(), edits)
-            x = self._run(visit(_EMBED, self.embed(batch)), batch, visit, 0, self.info.n_layers, past)
+            x = self._run(visit(_EMBED, self.begin(batch, visit, None)), batch, visit, 0, self.info.n_layers, past)
             return self.head(visit(_FINAL, part(self.network, self.layout.norm)(x))[:, -1])
 
-        cache = DynamicCache(config=self.hf_config.get_text_config())
+        cache = DynamicCache()  # keeps every token: windows are in the mask
         return generate(step, cache, prompts, sampling or Sampling(), stop=self.stop_ids,
-                        max_tokens=self.info.max_tokens, pad_id=self.pad_id, device=self.device)
+                        max_tokens=self.info.max_tokens, pad_id=self.pad_id, device=self.device,
+                        thinking=self._encoder.marks)
 
     def attention(self, layer: int) -> AttentionWeights:
         block, at, heads, groups = self._block(layer), self.layout, self.info.n_heads, self.info.n_kv_heads
         module = part(block, at.attn)
-        (q, b_q), (k, b_k), (v, b_v), (o, b_o) = (linear(part(module, name)) for name in (at.q, at.k, at.v, at.o))
+        (q, b_q), (k, b_k), (v, b_v) = self._qkv(module)
+        o, b_o = linear(part(module, at.o))
         return AttentionWeights(
             W_Q=q.view(heads, -1, q.shape[1]), W_K=k.view(groups, -1, k.shape[1]), W_V=v.view(groups, -1, v.shape[1]),
             W_O=o.view(o.shape[0], heads, -1).permute(1, 0, 2), b_Q=None if b_q is None else b_q.view(heads, -1),
             b_K=None if b_k is None else b_k.view(groups, -1), b_V=None if b_v is None else b_v.view(groups, -1),
             b_O=b_o, kv_of=torch.arange(heads, device=self.device) // (heads // groups), rotate=self.rotate,
             norm=part(block, at.attn_norm), q_norm=part(module, at.q_norm) if at.q_norm else None,
-            k_norm=part(module, at.k_norm) if at.k_norm else None, scale=float(module.scaling))
+            k_norm=part(module, at.k_norm) if at.k_norm else None, scale=float(module.scaling),
+            window=self._windows[layer])
+
+    def _qkv(self, module: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
+        """(weight [heads*E, D], bias) of the three projections: views, also of one that does all."""
+        at, heads, groups = self.layout, self.info.n_heads, self.info.n_kv_heads
+        if at.qkv is None:
+            return [linear(part(module, name)) for name in (at.q, at.k, at.v)]
+        weight, bias = linear(part(module, at.qkv))
+        wide = weight.shape[0] // (heads + 2 * groups)
+        sizes = [heads * wide, groups * wide, groups * wide]
+        return list(zip(weight.split(sizes), [None] * 3 if bias is None else bias.split(sizes), strict=True))
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotary position embedding in the half-split convention: x [..., T, E], positions [..., T] -> [..., T, E]."""
@@ -263,14 +299,14 @@ class HFAdapter(ModelAdapter[C]):
             end = max(depth, key=depth.__getitem__, default=_EMBED)
         if end is None or end == _FINAL:
             return first, self.info.n_layers
-        return first, 0 if end.layer is None else end.layer + 1
+        return first, 0 if end.layer is None or end in self.info.vision else end.layer + 1
 
     def _run(self, x: Tensor, batch: TokenBatch, visit: Visitor, first: int, last: int,
              past: Past | None = None) -> Tensor:
         """Blocks `first` to `last - 1`."""
         if first >= last:
             return x
-        inputs = self.block_inputs(x, batch)
+        inputs = self.block_inputs(x, batch, past)
         explicit = self.config.attention == "eager"
         masks = {w: attention_mask(batch, past, w, x.dtype, explicit=explicit) for w in set(self._windows[first:last])}
         cache = None if past is None else past.cache
@@ -278,7 +314,8 @@ class HFAdapter(ModelAdapter[C]):
             for layer in range(first, last):
                 out = self._blocks[layer](x, attention_mask=masks[self._windows[layer]], past_key_values=cache,
                                           use_cache=cache is not None, **inputs)
-                x = visit(Site("resid", layer), out[0] if isinstance(out, tuple) else out)
+                x = out[0] if isinstance(out, tuple) else out
+                x = visit(Site("resid", layer), x + visit.joins[layer] if layer in visit.joins else x)
         return x
 
 
@@ -307,13 +344,19 @@ def read_config(found: Checkpoint) -> Any:
     return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
+def architectures(hf_config: Any) -> tuple[str, ...]:
+    """Names of the network's classes; configs read from GGUF headers name none, so it goes by the model type."""
+    usual = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type)
+    return tuple(getattr(hf_config, "architectures", None) or ([usual] if usual else ()))
+
+
 def _checked(cls: type[HFAdapter[Any]], hf_config: Any, checkpoint: str) -> Any:
     """The config, if this adapter is for its architecture."""
-    names = tuple(getattr(hf_config, "architectures", None) or ())
-    if not names and hf_config.model_type == cls.family:  # configs read from GGUF headers name no class
-        return hf_config
+    names = architectures(hf_config)
     if not set(names) & set(cls.architectures):
         what = " / ".join(names) or f"model type '{hf_config.model_type}'"
+        if why := next((cls.refused[n] for n in names if n in cls.refused), None):
+            raise UserError(f"'{checkpoint}' is {what}: {why}", do=f"this adapter runs {' / '.join(cls.architectures)}")
         raise UserError(f"'{checkpoint}' is {what}; this adapter runs {' / '.join(cls.architectures)}",
                         do=f"needs an adapter for {what}: `reprbasis plugins` shows the models that are installed")
     return hf_config

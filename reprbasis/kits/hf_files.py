@@ -10,13 +10,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.manifest import write_bytes
-from ..errors import ArtifactError, StorageError, UserError
+from ..errors import ArtifactError, StorageError, UserError, near
 
 _log = logging.getLogger(__name__)
 _NOTE = "conversion.json"
@@ -83,14 +83,28 @@ def _remembered_sha(path: Path) -> str:
     return sha
 
 
-def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoint:
-    """Find a checkpoint: a path on disk, else a hub id (downloaded to the hub's own cache, weights on demand).
+def locate(checkpoint: str, revision: str | None, *, weights: bool,
+           named: Mapping[str, Callable[[], Path]] | None = None) -> Checkpoint:
+    """Find a checkpoint: one with a name, a path on disk, or a hub id (downloaded to the hub's own cache).
+
+    Args:
+        checkpoint: name, path or hub id.
+        revision: branch, tag or commit of a hub checkpoint.
+        weights: whether the weights are needed; if not, only `config.json` is downloaded.
+        named: names of checkpoints that come in Python packages, and what finds each.
 
     Raises:
         UserError: nothing is there, or the hub does not have it.
     """
     path = Path(checkpoint).expanduser()
-    if path.exists() or checkpoint.startswith((".", "/", "~")) or path.suffix == ".gguf":
+    local = path.exists() or checkpoint.startswith((".", "/", "~")) or path.suffix == ".gguf"
+    if named and not local:
+        if checkpoint in named:
+            path, local = named[checkpoint](), True
+        elif "/" not in checkpoint:  # said at once: without a connection the hub would be tried for half a minute
+            raise UserError(f"there is no checkpoint '{checkpoint}'",
+                            do=f"{near(checkpoint, named)}; or name a directory, a GGUF file or a hub id (owner/name)")
+    if local:
         if revision is not None:
             raise UserError(f"revision '{revision}' is set for the local checkpoint '{checkpoint}'",
                             do="leave revision out")
@@ -114,6 +128,15 @@ def locate(checkpoint: str, revision: str | None, *, weights: bool) -> Checkpoin
         raise UserError(f"cannot get '{checkpoint}': it is no path on disk, and the hub answers: {told}",
                         do="check the name and the connection, or name a local directory") from error
     return Checkpoint(folder, commit=folder.name)
+
+
+def packaged(package: str, file: str) -> Path | None:
+    """A file or folder inside an installed Python package, or None. The package is found, not imported."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        if (path := Path(folder) / file).exists():
+            return path
+    return None
 
 
 def converted(gguf: Path) -> Path:

@@ -25,7 +25,8 @@ Step = Callable[[TokenBatch, Past], Tensor]
 
 
 def generate(step: Step, cache: Any, prompts: Sequence[TokenSequence], sampling: Sampling, *, stop: Collection[int],
-             max_tokens: int, pad_id: int, device: torch.device) -> list[TokenSequence]:
+             max_tokens: int, pad_id: int, device: torch.device,
+             thinking: tuple[int, int] | None = None) -> list[TokenSequence]:
     """Continue each prompt; see `ModelAdapter.generate`.
 
     Args:
@@ -37,6 +38,7 @@ def generate(step: Step, cache: Any, prompts: Sequence[TokenSequence], sampling:
         max_tokens: no sequence grows beyond this.
         pad_id: put on padding.
         device: of the model.
+        thinking: token ids that begin and end thinking; what is generated between them is flagged.
     """
     choosers = [_Chooser(sampling, p.sequence) for p in prompts]
     new: list[list[int]] = [[] for _ in prompts]
@@ -57,30 +59,46 @@ def generate(step: Step, cache: Any, prompts: Sequence[TokenSequence], sampling:
             past.keep(torch.tensor(going, device=device))
         running = [running[k] for k in going]
         if running:
-            batch = _next(prompts, new, running, device)
-    return [_joined(p, tokens, stop) for p, tokens in zip(prompts, new, strict=True)]
+            batch = _next(prompts, new, running, device, thinking)
+    return [_joined(p, tokens, stop, thinking) for p, tokens in zip(prompts, new, strict=True)]
 
 
 def _room(prompt: TokenSequence, new: Sequence[int], sampling: Sampling, max_tokens: int) -> bool:
     return len(new) < sampling.max_new and len(prompt) + len(new) < max_tokens
 
 
+def _thought(prompt: TokenSequence, new: Sequence[int], thinking: tuple[int, int]) -> list[bool]:
+    """Which of the new tokens lie between the two; a prompt may end with thinking begun by the template."""
+    special = prompt.flags.get("special")
+    before = [] if special is None else [i for i in prompt.ids[special].tolist() if i in thinking]
+    inside, out = before[-1:] == [thinking[0]], []
+    for token in new:
+        out.append(inside and token not in thinking)
+        inside = token == thinking[0] or (inside and token != thinking[1])
+    return out
+
+
 def _next(prompts: Sequence[TokenSequence], new: Sequence[Sequence[int]], running: Sequence[int],
-          device: torch.device) -> TokenBatch:
+          device: torch.device, thinking: tuple[int, int] | None) -> TokenBatch:
     """The batch that holds the newest token of each running sequence."""
     ids = torch.tensor([[new[i][-1]] for i in running], device=device)
     positions = torch.tensor([[len(prompts[i]) + len(new[i]) - 1] for i in running], device=device)
     owners = torch.tensor([[prompts[i].sequence] for i in running], device=device)
     yes, no = torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
     flags = {"generated": yes, "assistant": yes, "special": no}
+    if thinking is not None:
+        flags["thinking"] = torch.tensor([_thought(prompts[i], new[i], thinking)[-1:] for i in running], device=device)
     return TokenBatch(ids, yes, positions, torch.zeros_like(ids), owners, flags)
 
 
-def _joined(prompt: TokenSequence, new: Sequence[int], stop: Collection[int]) -> TokenSequence:
+def _joined(prompt: TokenSequence, new: Sequence[int], stop: Collection[int],
+            thinking: tuple[int, int] | None) -> TokenSequence:
     """Prompt and continuation. The token that ended the turn is template, hence special and not assistant content."""
     ends = bool(new) and new[-1] in stop
     fresh = {"generated": [True] * len(new), "assistant": [True] * (len(new) - ends) + [False] * ends,
              "special": [False] * (len(new) - ends) + [True] * ends}
+    if thinking is not None:
+        fresh["thinking"] = [t and not e for t, e in zip(_thought(prompt, new, thinking), fresh["special"], strict=True)]
     flags = {}
     for name in {*prompt.flags, *fresh}:
         old = prompt.flags.get(name, torch.zeros(len(prompt), dtype=torch.bool))

@@ -14,14 +14,17 @@ class Layout:
 
     Args:
         embed, blocks, norm, head: from the causal-LM module: token embedding, list of blocks, final norm, unembedding.
+        positions: embedding of absolute positions that is added to that of the tokens, or None.
         rotary: module giving (cos, sin) for (x, positions), or None.
         attn, mlp, attn_norm, mlp_norm: from a block: the two modules and their input norms.
         attn_write, mlp_write: from a block: the modules whose output is added to the stream (a post-norm, if any).
         q, k, v, o, q_norm, k_norm: from the attention module; norms None where there are none.
+        qkv: from the attention module: one projection to all of q, then all of k, then all of v; it replaces those three.
         gate, up, down, act: from the MLP module; gate None for ungated MLPs.
     """
 
     embed: str = "model.embed_tokens"
+    positions: str | None = None
     blocks: str = "model.layers"
     norm: str = "model.norm"
     head: str = "lm_head"
@@ -35,6 +38,7 @@ class Layout:
     q: str = "q_proj"
     k: str = "k_proj"
     v: str = "v_proj"
+    qkv: str | None = None
     o: str = "o_proj"
     q_norm: str | None = None
     k_norm: str | None = None

@@ -5,9 +5,9 @@ Shapes: B batch, T tokens, S tokens seen (those before and the T new ones), D re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,13 @@ class Visitor:
         for edit in edits:
             self.edits.setdefault(edit.site, []).append(edit)
         self.seen: dict[Site, Tensor] = {}
+        self.masks: dict[Site, Tensor] = {}
+        self.joins: dict[int, Tensor] = {}
+        """What joins the stream [B, T, D] after a block, before its `resid` site is visited (deep visual features)."""
+
+    def wants(self, sites: Collection[Site]) -> bool:
+        """Whether one of the sites is captured or edited."""
+        return any(site in self.capture or site in self.edits for site in sites)
 
     def __call__(self, site: Site, x: Tensor) -> Tensor:
         """The value [B, T, D] of a site after its edits.
@@ -69,11 +76,15 @@ class Visitor:
 
 @dataclass
 class Past:
-    """What the new tokens of a generation step attend to. `cache` is the model's own; the others are [B, S]."""
+    """What the new tokens of a generation step attend to. `cache` is the model's own; positions and segments are [B, S].
+
+    An adapter may keep further facts of each sequence in `state`, [B, ...], from one step to the next.
+    """
 
     cache: Any
     positions: Tensor
     segments: Tensor
+    state: dict[str, Tensor] = field(default_factory=dict)
 
     def extend(self, batch: TokenBatch) -> None:
         """Count the batch's tokens in."""
@@ -84,12 +95,14 @@ class Past:
         """Drop all other sequences."""
         self.cache.batch_select_indices(rows)
         self.positions, self.segments = self.positions[rows], self.segments[rows]
+        self.state = {name: value[rows] for name, value in self.state.items()}
 
 
 def windows(text_config: Any, layers: int) -> list[int | None]:
     """Sliding-window length of each layer's attention; None where a layer sees everything before."""
-    kinds = getattr(text_config, "layer_types", None) or ["full_attention"] * layers
-    return [int(text_config.sliding_window) if kind == "sliding_attention" else None for kind in kinds]
+    window = getattr(text_config, "sliding_window", None)
+    kinds = getattr(text_config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
+    return [int(window) if kind == "sliding_attention" else None for kind in kinds]
 
 
 def attention_mask(batch: TokenBatch, past: Past | None, window: int | None, dtype: torch.dtype, *,

@@ -3,13 +3,18 @@
 A token is `special` when it comes from the template, in template position: control tokens, role names and the line
 breaks around them. A control token that a user wrote into a message is content, and so is a system prompt that the
 template adds by default. Content is found by rendering the same dialogue with placeholders, so any template will do.
+
+An assistant message that begins with `<think>...</think>` has two contents, what is thought and what is answered. Templates
+may leave out what was thought in earlier turns; the markers belong to the template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,10 +22,28 @@ import torch
 from jinja2.exceptions import TemplateError
 
 from ..errors import DataError
-from ..interfaces.tokens import Example, TokenSequence
+from ..interfaces.tokens import Example, Message, TokenSequence
 
 _MARK = "\ue0d1{}\ue0d2"  # private-use characters: no template or message contains them by chance
-_TEMPLATE, _CONTENT, _ASSISTANT = 0, 1, 2
+_TEMPLATE, _CONTENT, _ASSISTANT, _THINKING = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A message: `holes` are its contents (label, text), `around` the texts before, between and after them."""
+
+    role: str
+    around: tuple[str, ...]
+    holes: tuple[tuple[int, str], ...]
+    images: int = 0  # shown before the text
+
+    def shape(self) -> _Turn:
+        """The same for all messages that differ in their texts alone."""
+        return replace(self, holes=tuple((label, "") for label, _ in self.holes))
+
+    def fill(self, texts: Sequence[str]) -> str:
+        """What the template is given as the message's content."""
+        return self.around[0] + "".join(t + a for t, a in zip(texts, self.around[1:], strict=True))
 
 
 @dataclass(frozen=True)
@@ -28,6 +51,7 @@ class _Frame:
     """The fixed text around the contents of a dialogue: `pieces[i]` stands before content i; the last piece ends it."""
 
     pieces: tuple[str, ...]
+    kept: tuple[bool, ...]  # contents that the template shows
     default: tuple[int, int] | None = None  # character span of a default system prompt within pieces[0]
 
 
@@ -36,10 +60,24 @@ class Encoder:
 
     Args:
         tokenizer: a Hugging Face tokenizer.
+        thinking: tokens before and after what is thought; not looked for if the tokenizer lacks one.
+        template: further variables for the chat template.
+        parts: give the template each content as a list of parts, images before the text, as templates of vision models
+            expect; otherwise a message with images is refused.
+
+    Attributes:
+        marks: ids of the two thinking tokens, or None.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, *, thinking: tuple[str, str] | None = None,
+                 template: Mapping[str, Any] | None = None, parts: bool = False) -> None:
+        self.tokenizer, self.template, self.parts = tokenizer, dict(template or {}), parts
+        self.marks: tuple[int, int] | None = None
+        if thinking is not None and {*thinking} <= tokenizer.get_vocab().keys():
+            self.marks = (tokenizer.convert_tokens_to_ids(thinking[0]), tokenizer.convert_tokens_to_ids(thinking[1]))
+            begin, end = map(re.escape, thinking)
+            self._thought = re.compile(rf"\s*{begin}(?P<thought>.*?)({end}(?P<answer>.*))?\Z", re.DOTALL)
+        self._thinking = thinking
         self._frame = lru_cache(maxsize=256)(self._read_frame)
 
     def encode(self, example: Example, *, sequence: int, max_tokens: int | None) -> TokenSequence:
@@ -78,71 +116,102 @@ class Encoder:
         if example.add_prompt and example.continue_last:
             raise DataError("an example cannot both continue its last message and open a new turn",
                             where=example.origin, do="set either add_prompt or continue_last")
-        text = self._render([(m.role, m.content) for m in messages], example)
-        frame = self._frame(tuple(m.role for m in messages), example.add_prompt, example.continue_last)
-        labels = self._label(text, frame, example)
+        turns = [self._turn(m) for m in messages]
+        if not self.parts and any(t.images for t in turns):
+            raise DataError("this model reads no images", where=example.origin,
+                            do="use a vision-language model (model: {use: lvlm, ...})")
+        text = self._render([(t, t.fill([text for _, text in t.holes])) for t in turns], example)
+        frame = self._frame(tuple(t.shape() for t in turns), example.add_prompt, example.continue_last)
+        labels = self._label(text, frame, [hole for t in turns for hole in t.holes], example)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         spans = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         kind = _kinds(labels, spans)
-        flags = {"special": torch.from_numpy(kind == _TEMPLATE), "assistant": torch.from_numpy(kind == _ASSISTANT)}
+        flags = {"special": torch.from_numpy(kind == _TEMPLATE), "assistant": torch.from_numpy(kind >= _ASSISTANT)}
+        if self.marks is not None:
+            flags["thinking"] = torch.from_numpy(kind == _THINKING)
         ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
         return TokenSequence(ids, flags, offsets=torch.from_numpy(spans))
 
-    def _render(self, turns: Sequence[tuple[str, str]], example: Example) -> str:
+    def _turn(self, message: Message) -> _Turn:
+        return replace(self._words(message), images=len(message.images))
+
+    def _words(self, message: Message) -> _Turn:
+        label = _ASSISTANT if message.role == "assistant" else _CONTENT
+        found = self._thought.match(message.content) if self.marks and label == _ASSISTANT else None
+        if found is None or self._thinking is None:
+            return _Turn(message.role, ("", ""), ((label, message.content),))
+        (begin, end), thought, answer = self._thinking, found["thought"].strip(), found["answer"]
+        if answer is None:  # still thinking
+            return _Turn(message.role, (f"{begin}\n", ""), ((_THINKING, thought),))
+        answer = answer.lstrip("\n")
+        if not thought:
+            return _Turn(message.role, (f"{begin}\n\n{end}\n\n", ""), ((label, answer),))
+        return _Turn(message.role, (f"{begin}\n", f"\n{end}\n\n", ""), ((_THINKING, thought), (label, answer)))
+
+    def _render(self, turns: Sequence[tuple[_Turn, str]], example: Example) -> str:
         try:
             return self._apply(turns, example.add_prompt, example.continue_last)
-        except TemplateError as error:
+        except (TemplateError, ValueError) as error:  # ValueError: the last message to be continued is not shown
             raise DataError(f"the chat template refuses this dialogue: {error}", where=example.origin,
                             do="check the order and names of its roles") from error
 
-    def _apply(self, turns: Sequence[tuple[str, str]], add_prompt: bool, continue_last: bool) -> str:
-        messages = [{"role": role, "content": content} for role, content in turns]
+    def _apply(self, turns: Sequence[tuple[_Turn, str]], add_prompt: bool, continue_last: bool) -> str:
+        messages: list[dict[str, Any]] = []
+        for turn, text in turns:
+            parts = [*[{"type": "image"}] * turn.images, {"type": "text", "text": text}]
+            messages.append({"role": turn.role, "content": parts if self.parts else text})
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_prompt,
-                                                      continue_final_message=continue_last))
+                                                      continue_final_message=continue_last, **self.template))
 
-    def _read_frame(self, roles: tuple[str, ...], add_prompt: bool, continue_last: bool) -> _Frame:
-        pieces = self._pieces(roles, add_prompt, continue_last)
-        if roles[0] == "system":
-            return _Frame(pieces)
+    def _read_frame(self, turns: tuple[_Turn, ...], add_prompt: bool, continue_last: bool) -> _Frame:
+        pieces, kept = self._pieces(turns, add_prompt, continue_last)
+        if turns[0].role == "system":
+            return _Frame(pieces, kept)
+        system = _Turn("system", ("", ""), ((_CONTENT, ""),))
         try:
-            head, join, *_ = self._pieces(("system", *roles), add_prompt, continue_last)
+            (head, join, *_), _ = self._pieces((system, *turns), add_prompt, continue_last)
         except TemplateError:  # templates without a system role have no default system prompt either
-            return _Frame(pieces)
+            return _Frame(pieces, kept)
         first = pieces[0]
         if len(first) > len(head) + len(join) and first.startswith(head) and first.endswith(join):
-            return _Frame(pieces, (len(head), len(first) - len(join)))
-        return _Frame(pieces)
+            return _Frame(pieces, kept, (len(head), len(first) - len(join)))
+        return _Frame(pieces, kept)
 
-    def _pieces(self, roles: Sequence[str], add_prompt: bool, continue_last: bool) -> tuple[str, ...]:
-        marks = [_MARK.format(i) for i in range(len(roles))]
-        text = self._apply(list(zip(roles, marks, strict=True)), add_prompt, continue_last)
-        pieces = []
-        for mark in marks:
-            piece, found, text = text.partition(mark)
-            if not found:
-                raise DataError("the chat template leaves out or reorders messages; content cannot be found in it",
-                                do="use a template that shows every message once, in order")
-            pieces.append(piece)
-        return (*pieces, text)
+    def _pieces(self, turns: Sequence[_Turn], add_prompt: bool,
+                continue_last: bool) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+        marks = iter(map(_MARK.format, count()))
+        marked = [(t, [next(marks) for _ in t.holes]) for t in turns]
+        text = self._apply([(t, t.fill(own)) for t, own in marked], add_prompt, continue_last)
+        pieces, kept = [], []
+        for turn, own in marked:
+            for (label, _), mark in zip(turn.holes, own, strict=True):
+                kept.append(mark in text)
+                if not kept[-1] and label == _THINKING:
+                    continue
+                piece, found, text = text.partition(mark)
+                if not found:
+                    raise DataError("the chat template leaves out or reorders messages; content cannot be found in it",
+                                    do="use a template that shows every message once, in order")
+                pieces.append(piece)
+        return (*pieces, text), tuple(kept)
 
-    def _label(self, text: str, frame: _Frame, example: Example) -> np.ndarray[Any, np.dtype[np.int8]]:
+    def _label(self, text: str, frame: _Frame, holes: Sequence[tuple[int, str]],
+               example: Example) -> np.ndarray[Any, np.dtype[np.int8]]:
         """Label of every character: template, content, or content of an assistant turn."""
         labels = np.zeros(len(text), dtype=np.int8)
         if frame.default:
             labels[slice(*frame.default)] = _CONTENT
         at = 0
-        messages = example.messages or ()
-        for index, message in enumerate(messages):
+        for index, (label, content) in enumerate(hole for hole, kept in zip(holes, frame.kept, strict=True) if kept):
             at += len(frame.pieces[index])
-            end = next((at + len(c) for c in (message.content, message.content.strip())
-                        if text.startswith(c + frame.pieces[index + 1], at)), None)
+            following = frame.pieces[index + 1]
+            end = next((at + len(c) for c in (content, content.strip()) if text.startswith(c + following, at)), None)
             if end is None:  # the template rewrote the content: it reaches to the next fixed piece
-                following = frame.pieces[index + 1]
-                end = (len(text) - len(following) if index == len(messages) - 1 else text.find(following, at))
+                end = len(text) - len(following) if index == len(frame.pieces) - 2 else text.find(following, at)
             if end < at or not text.startswith(frame.pieces[index], at - len(frame.pieces[index])):
                 raise DataError("the chat template depends on what a message says; content cannot be found in it",
                                 where=example.origin, do="use plain text for this example")
-            labels[at:end] = _ASSISTANT if message.role == "assistant" else _CONTENT
+            labels[at:end] = label
             at = end
         return labels
 
@@ -154,7 +223,7 @@ def _kinds(labels: np.ndarray[Any, np.dtype[np.int8]],
     before = np.concatenate([[0], np.maximum.accumulate(spans[:, 1])[:-1]]) if len(spans) else spans[:, 0]
     start, end = np.minimum(spans[:, 0], before), spans[:, 1]
     kinds = np.zeros(len(spans), dtype=np.int8)
-    for label in (_CONTENT, _ASSISTANT):
+    for label in (_CONTENT, _ASSISTANT, _THINKING):
         seen = np.concatenate([[0], np.cumsum(labels == label)])
         kinds[seen[end] > seen[start]] = label
     return kinds

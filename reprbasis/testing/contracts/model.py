@@ -24,7 +24,7 @@ from reprbasis.interfaces.model import Edit, Replace, Sampling, Start
 from reprbasis.interfaces.tokens import Example, Message, TokenBatch
 from reprbasis.sites import Site
 
-from ..models import tiny_checkpoint
+from ..models import CHATML, tiny_checkpoint, tiny_config
 from .base import ComponentContract
 
 TEXTS = ("The keys to the cabinet are", "Mary", "When Mary and John went to the store, John gave a drink to",
@@ -76,15 +76,17 @@ class Fail:
 
 
 class ModelContract(ComponentContract):
-    """Suite of kind `model`: say how a tiny checkpoint is configured and, if you like, with which options it runs.
+    """Suite of kind `model`: name yours and, if you like, say how the tiny checkpoint is made and with which options it runs.
 
         class TestLlama(ModelContract):
-            name = "llama"
+            name, config = "llama", {"attention": "eager"}
 
             def hf_config(self):
-                return LlamaConfig(num_hidden_layers=3, hidden_size=32, ...)
+                return tiny_config("llama", num_key_value_heads=1)
 
     Attributes:
+        chat_template: of the tiny checkpoint's tokenizer.
+        thinking: what stands before and after the thoughts of an answer; None for an adapter that does not flag them.
         rtol: largest difference, relative to the largest value, between two ways to compute the same; by dtype if None.
         probed: layer whose sites are edited; one with a layer before and one after it.
     """
@@ -92,16 +94,24 @@ class ModelContract(ComponentContract):
     kind = "model"
     rtol: ClassVar[float | None] = None
     probed: ClassVar[int] = 1
+    chat_template: ClassVar[str] = CHATML
+    thinking: ClassVar[tuple[str, str] | None] = ("<think>", "</think>")
     folder: Path
     model: Any  # the ModelAdapter under test
 
     def hf_config(self) -> Any:
-        """The Transformers config of the tiny network: 3 layers or more, vocabulary 320 or more."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which network to test: define hf_config()")
+        """The Transformers config of the tiny network: 3 layers or more, vocabulary 320 or more.
+
+        By default `tiny_config` of the adapter's `family`.
+        """
+        family = getattr(reprbasis.registry().load(self.kind, self.name), "family", None)
+        if family is None:
+            raise NotImplementedError(f"{type(self).__name__} does not say which network to test: define hf_config()")
+        return tiny_config(family)
 
     def make_checkpoint(self, folder: Path) -> Path:
         """Write the checkpoint under test; override it if `tiny_checkpoint` does not do for your architecture."""
-        return tiny_checkpoint(folder, self.hf_config())
+        return tiny_checkpoint(folder, self.hf_config(), chat_template=self.chat_template)
 
     def load_reference(self) -> Any:
         """The same network in Transformers' own class, independent of the adapter."""
@@ -340,8 +350,9 @@ class ModelContract(ComponentContract):
         q, k = (q if w.q_norm is None else w.q_norm(q)), (k if w.k_norm is None else w.k_norm(k))
         q, k = w.rotate(q, batch.positions[:, None]), w.rotate(k, batch.positions[:, None])
         scores = w.scale * q @ k[:, w.kv_of].transpose(-1, -2)
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        z = scores.masked_fill(later, -torch.inf).softmax(-1) @ v[:, w.kv_of]
+        gap = batch.positions[0, :, None] - batch.positions[0, None, :]
+        unseen = (gap < 0) if w.window is None else (gap < 0) | (gap >= w.window)
+        z = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v[:, w.kv_of]
         out = torch.einsum("bhte,hde->btd", z, w.W_O) + (0 if w.b_O is None else w.b_O)
         assert self.close(out, seen.sites[Site("attn_out", layer)])
 
@@ -372,8 +383,9 @@ class ModelContract(ComponentContract):
         parameters = self.model.parameters()
         stored = {p.untyped_storage().data_ptr() for p in parameters.values()}
         attention, mlp = self.model.attention(self.probed), self.model.mlp(self.probed)
-        shown = [attention.W_Q, attention.W_K, attention.W_V, attention.W_O, mlp.W_in, mlp.W_out]
-        assert all(w.untyped_storage().data_ptr() in stored for w in [*shown, self.model.unembedding().weight])
+        shown = [attention.W_Q, attention.W_K, attention.W_V, attention.W_O, attention.b_Q, attention.b_K, attention.b_V,
+                 attention.b_O, mlp.W_in, mlp.W_gate, mlp.W_out, mlp.b_in, mlp.b_gate, mlp.b_out, self.model.unembedding().weight]
+        assert all(w.untyped_storage().data_ptr() in stored for w in shown if w is not None)
         batch = self.alone(TEXTS[0])
         before = self.model.forward(batch).logits
         kept = attention.W_V.detach().clone()
@@ -385,6 +397,11 @@ class ModelContract(ComponentContract):
             with torch.no_grad():
                 attention.W_V.copy_(kept)
         assert torch.equal(self.model.forward(batch).logits, before)
+
+    def test_weights_have_the_dtype_asked_for(self) -> None:
+        """No weight is kept in another number format than `dtype` says. If it fails, loading casts some of them."""
+        asked = getattr(torch, self.options().get("dtype", "float32"))
+        assert {p.dtype for p in self.model.parameters().values() if p.is_floating_point()} == {asked}
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 
@@ -400,6 +417,23 @@ class ModelContract(ComponentContract):
         assert not bool((found.flags["special"] & found.flags["assistant"]).any())
         [plain] = self.model.tokenize([Example(text="user assistant")])
         assert decode(plain.ids[~plain.flags["special"]]) == "user assistant"
+
+    def test_thinking_is_flagged(self) -> None:
+        """`thinking` is what an assistant thinks before it answers, without the markers around it.
+
+        Markers in other turns mean nothing. If it fails, flags go by token id, or the markers count as content.
+        """
+        if self.thinking is None:
+            pytest.skip("this adapter flags no thinking")
+        begin, end = self.thinking
+        asked = Message("user", f"Say {begin} no {end}")
+        turns = (asked, Message("assistant", f"{begin}\nIt is Paris, is it?\n{end}\n\nParis."))
+        [found] = self.model.tokenize([Example(messages=turns)])
+        decode, flags = self.model.tokenizer.decode, found.flags
+        assert decode(found.ids[flags["thinking"]]) == "It is Paris, is it?"
+        assert decode(found.ids[flags["assistant"] & ~flags["thinking"]]) == "Paris."
+        assert decode(found.ids[~flags["special"] & ~flags["assistant"]]) == asked.content
+        assert not bool((flags["thinking"] & ~flags["assistant"]).any())
 
     def test_open_turns_continue(self) -> None:
         """`add_prompt` and `continue_last` give prefixes of the whole dialogue. If it fails, a turn is closed early."""
