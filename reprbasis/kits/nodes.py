@@ -33,7 +33,7 @@ from ..interfaces.tokens import TokenBatch
 from ..runtime.basis import Basis
 from ..sites import Site
 
-PlaceKind: TypeAlias = Literal["all", "token", "role"]
+PlaceKind: TypeAlias = Literal["shared", "token", "role"]
 BaselineKind: TypeAlias = Literal["corrupt", "mean", "zero"]
 OTHER = "other"
 """The role of tokens that have none."""
@@ -44,12 +44,12 @@ class Places:
     """Which tokens make up one node: all tokens of a prompt, each position, or each role.
 
     Args:
-        kind: `all`, `token` or `role`.
-        names: of the P places: `all`; `0`, `1`, ... (position within the sequence); or the roles and, where tokens are left
-            over, `other`. A token with several roles belongs to the first.
+        kind: `shared` (over tokens), `token` or `role`.
+        names: of the P places: `all`; `0`, `1`, ... (position within the sequence); or the roles and, last, `other`, for
+            tokens without one. A token with several roles belongs to the last.
     """
 
-    kind: PlaceKind = "all"
+    kind: PlaceKind = "shared"
     names: tuple[str, ...] = ("all",)
 
     @classmethod
@@ -59,16 +59,14 @@ class Places:
         Raises:
             DataError: roles are asked for and the batches have none.
         """
-        if kind == "all":
+        if kind == "shared":
             return cls()
         if kind == "token":
             return cls(kind, tuple(map(str, range(1 + max(int(item.clean.positions.max()) for item in batches)))))
         names = tuple(dict.fromkeys(name for item in batches for name in item.roles))
         if not names:
-            raise DataError("these batches have no roles", do="use a task that names roles, or places: token")
-        whole = cls(kind, (*names, OTHER))
-        rest = any(bool((whole.index(item) == len(names)).any()) for item in batches)
-        return whole if rest else cls(kind, names)
+            raise DataError("these batches have no roles", do="use a task that names roles, or index: token")
+        return cls(kind, (*names, OTHER))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,16 +74,14 @@ class Places:
     def index(self, item: ContrastBatch) -> Tensor:
         """[B, T] place of each token, -1 on padding (and at positions beyond the last place)."""
         at, real = item.clean.positions, item.clean.mask
-        if self.kind == "all":
+        if self.kind == "shared":
             found = torch.zeros_like(at)
         elif self.kind == "token":
             found = torch.where(at < len(self), at, -1)
         else:
-            rest = self.names.index(OTHER) if OTHER in self.names else -1
-            found = torch.full_like(at, rest)
-            for number in reversed(range(len(self))):
-                where = item.roles.get(self.names[number])
-                if where is not None:
+            found = torch.full_like(at, len(self) - 1)
+            for number in range(len(self) - 1):
+                if (where := item.roles.get(self.names[number])) is not None:
                     found[(at[:, :, None] == where.to(at.device)[:, None, :]).any(-1)] = number
         return torch.where(real, found, -1)
 

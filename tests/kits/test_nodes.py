@@ -54,7 +54,7 @@ def logits(nodes, edits) -> torch.Tensor:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_places_say_which_token_belongs_to_which_node(side):
     item = pair(side=side, roles={"verb": torch.tensor([[2, 3]] * 3), "end": torch.tensor([[5]] * 3)})
-    assert Places.of("all", [item]).names == ("all",)
+    assert Places.of("shared", [item]).names == ("all",)
     tokens, roles = Places.of("token", [item]), Places.of("role", [item])
     assert tokens.names == tuple("012345")
     assert roles.names == ("verb", "end", "other")
@@ -77,11 +77,11 @@ def test_roles_have_to_be_there():
         Places.of("role", [pair()])
 
 
-def test_a_token_with_two_roles_belongs_to_the_first():
+def test_a_token_with_two_roles_belongs_to_the_last():
     item = pair(roles={"a": torch.tensor([[1, 2]] * 3), "b": torch.tensor([[2, 0, 3, 4, 5]] * 3)})
     places = Places.of("role", [item])
-    assert places.names == ("a", "b")
-    assert places.index(item)[0].tolist() == [1, 0, 0, 1, 1, 1, -1, -1]
+    assert places.names == ("a", "b", "other")
+    assert places.index(item)[0].tolist() == [1, 0, 1, 1, 1, 1, -1, -1]
 
 
 def test_means_are_exact_whatever_the_batches(model):
