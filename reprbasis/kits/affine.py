@@ -166,6 +166,10 @@ class ThresholdDictionary(AffineDictionary):
 
 @dataclass(frozen=True)
 class Weighted:
+    def subset(self, latents: Tensor) -> ThresholdDictionary:
+        rows = {name: self.get_parameter(name).detach()[latents] for name in ("W_enc", "b_enc", "W_dec", "threshold")}
+        return ThresholdDictionary(rows["W_enc"], rows["b_enc"], rows["W_dec"], self.b_dec.detach(), rows["threshold"])
+
     """Rows that count: x [N, D], their share of the loss [N] (sums to 1), site [N]."""
 
     x: Tensor
