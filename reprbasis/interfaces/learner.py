@@ -34,6 +34,10 @@ class Dictionary(nn.Module, ABC):
         """[K, D] decoder rows when `decode(z) = z @ directions + decode(0)`, else None."""
         return None
 
+    def subset(self, latents: Tensor) -> Dictionary | None:
+        """The dictionary of these latents [C] alone, if their codes do not depend on the other latents, else None."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction decode(encode(x))."""
         return self.decode(self.encode(x))

@@ -39,6 +39,8 @@ class Metric(Configured[C]):
     """Whether it has a gradient with respect to the logits (counts and comparisons have none)."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Which of `answer`, `wrong`, `reference` it uses."""
+    answers_only: ClassVar[bool] = False
+    """Whether it reads, of the last token, no logits but those of answers and wrong answers (then only those are computed)."""
 
     @abstractmethod
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:

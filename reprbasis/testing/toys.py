@@ -247,7 +247,7 @@ class LinearModel(ModelAdapter[ToyModelConfig]):
             if grad and not x.requires_grad:
                 x = x.detach().requires_grad_()
             x = visit(Site("embed") if start is None else start.site, x)
-            mixing = _uniform(batch)
+            mixing = _uniform(batch).to(x.dtype)
             begin = 0 if start is None or start.site.layer is None else start.site.layer + 1
             for layer in range(begin, self.info.n_layers):
                 if self.info.depth(Site("attn_out", layer)) > end:
@@ -353,6 +353,10 @@ class ToyDictionary(Dictionary):
     def directions(self) -> Tensor:
         return self.decoder
 
+    def subset(self, latents: Tensor) -> ToyDictionary:
+        return ToyDictionary(self.encoder.detach()[latents], self.decoder.detach()[latents], self.bias.detach(),
+                             rectify=self.rectify)
+
 
 class ToyLearner(DictionaryLearner[ToyLearnerConfig]):
     """A plain autoencoder."""
@@ -456,6 +460,7 @@ class Margin(Metric[MarginConfig]):
     """Logit of the first answer minus logit of the first wrong answer at the last token; linear in the logits."""
 
     needs = frozenset({"answer", "wrong"})
+    answers_only = True
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         assert result.logits is not None

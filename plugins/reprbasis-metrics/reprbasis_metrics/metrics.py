@@ -81,6 +81,7 @@ class LogitDifference(Metric[MetricConfig]):
     """Largest logit among the answers minus the largest among the wrong ones, at the last token."""
 
     needs = frozenset({"answer", "wrong"})
+    answers_only = True
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""
@@ -118,6 +119,7 @@ class ForcedChoice(Metric[MetricConfig]):
 
     differentiable = False
     needs = frozenset({"answer", "wrong"})
+    answers_only = True
 
     def __call__(self, result: ForwardResult, batch: TokenBatch, targets: Targets) -> Tensor:
         """[B]."""

@@ -1,0 +1,1 @@
+"""Circuits: finders, their evaluation, and the steps that use them."""

@@ -1,0 +1,91 @@
+"""Options of the finders, of their evaluation and of the steps."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from reprbasis import ComponentConfig, Sites
+
+
+class NodesConfig(ComponentConfig):
+    """What a node is and what happens to those outside a circuit. Circuits can be compared only if these agree."""
+
+    sites: Sites = "*"
+    """Where the basis is spliced in; `resid.2::4` is every fourth layer from 2."""
+    ablation: Literal["mean", "corrupt", "zero"] = "mean"
+    """What other nodes take: their mean over corrupted prompts, position by position; their value in the paired one; or 0."""
+    error: Literal["node", "own", "mean", "none"] = "node"
+    """The reconstruction error of a site and token: a node like any other, always kept, always at its mean, or left out."""
+    index: Literal["token", "role", "shared"] = "token"
+    """One mask for each token position, for each role of the task, or one for all positions together."""
+    protect: int | Literal["auto"] = "auto"
+    """Leading tokens left alone; `auto`: those that all prompts share (a beginning-of-sequence token, a system prompt)."""
+
+
+class MaskConfig(NodesConfig):
+    """Options of `mask`."""
+
+    cost: float = Field(0.05, gt=0)
+    """Price of a node in units of the metric: in a linear model exactly the nodes with a larger effect stay."""
+    costs: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.35, 0.6, 1.0)
+    """Prices of a whole frontier, found together."""
+    steps: int = Field(200, ge=2)
+    """Optimiser steps."""
+    rows: int = Field(40, ge=1)
+    """Most prompts times costs in one forward: with many costs at once each sees fewer prompts a step."""
+    lr: float | None = Field(None, gt=0)
+    """Adam's learning rate; by default 0.05 from 100 steps on, 6 / steps below."""
+    beta: float = Field(200.0, gt=1)
+    """Temperature at the last step; it grows from 1 geometrically."""
+    noise: float = Field(0.01, ge=0)
+    """Spread of the initial mask logits around 1; without it two redundant nodes can never be told apart."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps over which the price rises from 0."""
+    loss: Literal["abs", "abs-batch", "square", "ce", "kl"] = "abs"
+    """Difference of the metric from its target: mean of |d|, |mean of d|, mean of d^2; or cross-entropy of the answer; or KL."""
+    target: Literal["model", "basis"] = "model"
+    """What to reproduce: the unchanged model, or the model with every latent on under the same error policy."""
+    candidates: Literal["active", "all"] = "active"
+    """Nodes to choose from: latents that are active at that position in some prompt, or all."""
+    cleanup: float | None = Field(None, gt=0)
+    """Afterwards drop nodes whose removal changes the mean metric by less than this share of F(model) - F(empty)."""
+    patience: int = Field(20, ge=1)
+    """Stop when no node has changed sides for this many steps and the temperature is above 50."""
+    seed: int = 0
+    """Of the initial noise and of the order of the prompts."""
+    parity: Literal["ssc"] | None = None
+    """`ssc`: the published schedule and units: price divided by sites, temperature to 200^1.2, no noise, no early stop."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.costs or any(c <= 0 for c in self.costs):
+            raise ValueError("costs must be positive and at least one")
+        return self
+
+
+class ThresholdConfig(NodesConfig):
+    """Options of `threshold`."""
+
+    nodes: int = Field(20, ge=1)
+    """Nodes kept: over all sites, or at each."""
+    sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    """Sizes of a whole frontier."""
+    per_site: bool = False
+    """Whether `nodes` are kept at each site instead of over all."""
+    order: Literal["absolute", "positive"] = "absolute"
+    """Keep the nodes of largest |score|, or of largest score."""
+
+
+class GreedyConfig(NodesConfig):
+    """Options of `greedy`."""
+
+    nodes: int = Field(16, ge=1)
+    """Nodes that are left."""
+    sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
+    """Sizes of a whole frontier."""
+    drop: float = Field(0.25, gt=0, lt=1)
+    """Share of the nodes dropped in a round: those of smallest derivative. Cost of a round: one forward and backward."""
+    exact: int = Field(16, ge=0)
+    """From this size on one node is dropped at a time, and each is tried. Cost: exact^2 / 2 forwards."""
+    prompts: int = Field(64, ge=1)
+    """Prompts used (the first ones)."""
