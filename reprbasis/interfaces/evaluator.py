@@ -15,10 +15,10 @@ from .reporter import Progress, Silent
 
 if TYPE_CHECKING:
     from ..registry import Registry
-    from .tokens import TokenSequence
     from ..runtime.activations import Activations
     from ..runtime.basis import Basis
     from .model import ModelAdapter
+    from .tokens import TokenSequence
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,8 @@ class _Work:
             if self.spec.model is None:
                 raise ConfigError([Problem("the pipeline has no model, and a step asks for one", do="add `model: {use: ...}`")])
             log.info("loading the model %s", self.spec.model.name)
-            self.model = self.registry.build(self.spec.model)
+            with self.progress.task("load the model"):  # a first use converts or downloads
+                self.model = self.registry.build(self.spec.model)
         return self.model
 
     def artifact(self, name: str) -> Artifact:

@@ -440,10 +440,10 @@ def toy_basis(model: ModelAdapter[Any], sites: str | Sequence[str] = "*", *, wid
     return Basis(chosen, Normaliser(shift, scale), dictionary, learner, capabilities=AFFINE)
 
 
-def toy_activations(model: ModelAdapter[Any], folder: Path | None = None, *, tokens: int = 600) -> Activations:
-    """Activations of every site on random words, a sixth of the texts held out."""
+def toy_activations(model: ModelAdapter[Any], folder: Path | None = None, *, tokens: int = 600, seed: int = 0) -> Activations:
+    """Activations of every site on random words (other words for another seed), a sixth of the texts held out."""
     return harvest(model, toy_registry().create("corpus", "toy-words"), tokens=tokens, held_out=1 / 6, row_tokens=32,
-                   shard_tokens=128, dtype="float32", folder=folder)
+                   shard_tokens=128, dtype="float32", seed=seed, folder=folder)
 
 
 def trained_basis(activations: Activations, *, width: int = 12) -> Basis:

@@ -69,7 +69,7 @@ class Reconstruction(Evaluator[ReconstructionConfig]):
         notes = [f"Held-out text: {text.tokens} tokens of {text.groups} sequences; measured at the {text.positions} positions "
                  "whose text so far begins no training sequence (the shared system prompt is left out). Intervals: 95 % "
                  f"bootstrap over sequences. Cross-entropy of the unchanged model: {text.original:.3f} nats."]
-        notes += density_alarm(inputs.basis, run.rows)
+        notes += _clear(run.rows) + density_alarm(inputs.basis, run.rows)
         return Findings(run.rows, _figures(run.rows, sites), [], notes)
 
 
@@ -130,6 +130,8 @@ class _Run:
         x, y = text.real(text.values(site)).float(), text.real(replaced).float()
         lost, spread = (x - y).square().sum(-1), (x - text.mean(site)).square().sum(-1)
         fvu = ratio(lost[text.body], spread[text.body], text.owner[text.body], resamples=resamples)
+        self.losses.setdefault((str(site), condition), {})["ev"] = lost[text.body]
+        self.spread[str(site)] = spread[text.body]
         self.add("fvu", fvu, condition, str(site))
         self.add("ev", rest(fvu), condition, str(site))
         sinks = ratio(lost[text.first], spread[text.first].clamp_min(1e-12), text.owner[text.first], resamples=resamples)
@@ -188,6 +190,24 @@ class _Run:
             out[site] = fit(small, self.inputs.activations, rows=self.config.per_site_rows, sites=str(site), batch=batch,
                             progress=self.inputs.progress, capabilities=basis.capabilities, **same)
         return out
+
+
+LEADS = {"lead_ev": "Explained variance", "lead_ce": "Cross-entropy", "lead_kl": "KL"}
+
+
+def _clear(rows: Sequence[Measurement]) -> list[str]:
+    """At how many sites the basis is better than each control, and at how many the paired interval lies above 0."""
+    out = []
+    for name, words in LEADS.items():
+        for condition in dict.fromkeys(m.condition for m in rows if m.name == name):
+            found = [m for m in rows if m.name == name and m.condition == condition]
+            least = min(found, key=lambda m: m.value)
+            clear = sum(m.low is not None and m.low > 0 for m in found)
+            better = sum(m.value > 0 for m in found)
+            out.append(f"{words}, `global` against `{condition}`: better at {better} of {len(found)} sites, clearly "
+                       f"(95 % interval of the paired difference above 0) at {clear}; least lead {least.value:.3g}"
+                       f"{' nats' if name != 'lead_ev' else ''} at {least.site}.")
+    return out
 
 
 CURVES = {

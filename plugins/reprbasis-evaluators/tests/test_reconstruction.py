@@ -130,3 +130,17 @@ def test_random_directions_do_worse_than_the_right_ones(world):
     split = torch.cat([eye(model.info.d_model), -eye(model.info.d_model)])
     found = evaluate(world, made_of(activations, split, split.clone(), rectify=True))
     assert all(found.get("ev", condition="random", site=str(s)).value < 0.999 for s in model.info.sites)
+
+
+def test_leads_are_the_differences_between_the_conditions(world):
+    model, activations = world
+    keep = eye(model.info.d_model)[:3]
+    found = evaluate(world, made_of(activations, keep, keep.clone()))
+    for site in map(str, model.info.sites):
+        value = lambda name, condition, at=site: found.get(name, condition=condition, site=at).value  # noqa: E731
+        assert value("lead_ev", "random") == pytest.approx(value("ev", "global") - value("ev", "random"), abs=1e-5)
+        for name, loss in (("lead_ce", "ce_increase"), ("lead_kl", "kl")):
+            assert value(name, "mean") == pytest.approx(value(loss, "mean") - value(loss, "global"), rel=1e-3, abs=1e-6)
+    sites = len(model.info.sites)
+    better = sum(m.value > 0 for m in found.measurements if m.name == "lead_kl" and m.condition == "mean")
+    assert any(f"KL, `global` against `mean`: better at {better} of {sites} sites" in note for note in found.notes)
