@@ -219,7 +219,8 @@ class HFAdapter(ModelAdapter[C]):
         weight, bias = linear(part(module, at.qkv))
         wide = weight.shape[0] // (heads + 2 * groups)
         sizes = [heads * wide, groups * wide, groups * wide]
-        return list(zip(weight.split(sizes), [None] * 3 if bias is None else bias.split(sizes), strict=True))
+        biases = [None] * 3 if bias is None else torch.split(bias, sizes)
+        return list(zip(torch.split(weight, sizes), biases, strict=True))
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotary position embedding in the half-split convention: x [..., T, E], positions [..., T] -> [..., T, E]."""

@@ -100,9 +100,9 @@ class Past:
 
 def windows(text_config: Any, layers: int) -> list[int | None]:
     """Sliding-window length of each layer's attention; None where a layer sees everything before."""
-    window = getattr(text_config, "sliding_window", None)
+    window: int | None = getattr(text_config, "sliding_window", None)
     kinds = getattr(text_config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
-    return [int(window) if kind == "sliding_attention" else None for kind in kinds]
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def attention_mask(batch: TokenBatch, past: Past | None, window: int | None, dtype: torch.dtype, *,

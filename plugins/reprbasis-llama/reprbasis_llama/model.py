@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from reprbasis.errors import UserError
 from reprbasis.kits.hf import HFAdapter
@@ -28,4 +30,4 @@ class LlamaAdapter(HFAdapter[LlamaConfig]):
 
     family = "llama"
     architectures = ("LlamaForCausalLM",)
-    named = {EMBEDDED: embedded}
+    named: ClassVar[Mapping[str, Callable[[], Path]]] = {EMBEDDED: embedded}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from reprbasis.kits.hf import HFAdapter, architectures
 from reprbasis.kits.hf_layout import Layout
@@ -25,7 +25,7 @@ class QwenAdapter(HFAdapter[QwenConfig]):
     refused = dict.fromkeys(
         ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"),
         "a mixture of experts, which has no single MLP whose weights could be shown or edited in a layer")
-    named = {TINY: tiny}
+    named: ClassVar[Mapping[str, Callable[[], Path]]] = {TINY: tiny}
 
     @classmethod
     def layout_for(cls, hf_config: Any) -> Layout:
