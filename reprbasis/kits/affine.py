@@ -12,7 +12,7 @@ Shapes: N rows, D width, K latents.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal, Self, TypeVar
@@ -141,6 +141,9 @@ class AffineDictionary(Dictionary):
 class ThresholdDictionary(AffineDictionary):
     """`activate(h) = h where h > threshold, else 0` (JumpReLU, Erichson et al. 2019); ReLU is threshold 0.
 
+    The threshold keeps at least 32 bits when the dictionary is cast to a shorter type: steps of training are smaller than the
+    spacing of bfloat16 numbers, and a threshold that is rounded moves codes across it.
+
     Args:
         threshold: [K], not negative.
     """
@@ -151,10 +154,21 @@ class ThresholdDictionary(AffineDictionary):
         if threshold.shape != encoder_bias.shape:
             raise ShapeError(f"the threshold has shape {tuple(threshold.shape)}, the dictionary {self.d_dict} latents",
                              do="give one threshold for each latent")
-        self.threshold = nn.Parameter(threshold)
+        self.threshold = nn.Parameter(threshold.to(torch.promote_types(threshold.dtype, torch.float32)))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = self.threshold.data
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.threshold.dtype.itemsize < 4:
+            self.threshold.data = kept.to(self.threshold.device)
+        return self
 
     def activate(self, h: Tensor) -> Tensor:
         return torch.where(h > self.threshold, h, torch.zeros_like(h))
+
+    def subset(self, latents: Tensor) -> ThresholdDictionary:
+        rows = {name: self.get_parameter(name).detach()[latents] for name in ("W_enc", "b_enc", "W_dec", "threshold")}
+        return ThresholdDictionary(rows["W_enc"], rows["b_enc"], rows["W_dec"], self.b_dec.detach(), rows["threshold"])
 
     def _scale_codes(self, factor: float) -> None:
         self.threshold.mul_(factor)
@@ -166,10 +180,6 @@ class ThresholdDictionary(AffineDictionary):
 
 @dataclass(frozen=True)
 class Weighted:
-    def subset(self, latents: Tensor) -> ThresholdDictionary:
-        rows = {name: self.get_parameter(name).detach()[latents] for name in ("W_enc", "b_enc", "W_dec", "threshold")}
-        return ThresholdDictionary(rows["W_enc"], rows["b_enc"], rows["W_dec"], self.b_dec.detach(), rows["threshold"])
-
     """Rows that count: x [N, D], their share of the loss [N] (sums to 1), site [N]."""
 
     x: Tensor
@@ -201,12 +211,12 @@ class AffineLearner(DictionaryLearner[A]):
         """The training form, with its `state`, from encoder, encoder bias, decoder, decoder bias."""
 
     def start(self, stats: ActivationStats, generator: torch.Generator) -> AffineDictionary:
-        """Random unit directions, decoder bias = mean, tied encoder, scaled so that the first reconstruction is the
+        """Random unit directions, decoder bias = `centre`, tied encoder, scaled so that the first reconstruction is the
         best multiple.
         """
         rows = torch.randn(self.config.width, stats.d_in, generator=generator, dtype=torch.float32)
-        decoder = normalize(rows).to(stats.mean)
-        dictionary = self.build((decoder.clone(), -decoder @ stats.mean, decoder, stats.mean.clone()), stats)
+        decoder, centre = normalize(rows).to(stats.mean), self.centre(stats)
+        dictionary = self.build((decoder.clone(), -decoder @ centre, decoder, centre), stats)
         with torch.no_grad():
             sample = stats.sample[:1024]
             guess, truth = dictionary(sample) - dictionary.b_dec, sample - dictionary.b_dec
@@ -217,6 +227,12 @@ class AffineLearner(DictionaryLearner[A]):
                 dictionary.b_enc.mul_(factor)
                 dictionary._scale_codes(factor)
         return dictionary
+
+    def centre(self, stats: ActivationStats) -> Tensor:
+        """[D] the decoder bias to start from (option `centre`)."""
+        if self.config.centre == "zero":
+            return torch.zeros_like(stats.mean)
+        return stats.mean.clone() if self.config.centre == "mean" else geometric_median(stats.sample).to(stats.mean)
 
     def before_step(self, dictionary: Dictionary, step: StepInfo) -> None:
         """Remove the part of the decoder's gradient that would change the norm of its rows."""
@@ -294,6 +310,51 @@ def auxk_loss(dictionary: AffineDictionary, batch: Weighted, residual: Tensor, d
     left = batch.share @ torch.linalg.vecdot(miss, miss)
     loss: Tensor = left / (batch.share @ torch.linalg.vecdot(spread, spread)).clamp_min(1e-30)
     return loss * min(len(dead) / k, 1.0)
+
+
+def firing_threshold(h: Tensor, l0: float) -> float:
+    """The threshold, not negative, above which `l0` pre-activations of each row of h [N, K] lie on average."""
+    count = min(max(round(l0 * len(h)), 1), h.numel())
+    return float(h.flatten().topk(count, sorted=False).values.min().clamp_min(0.0))
+
+
+def follow_smallest(state: TrainingState, z: Tensor, rate: float) -> None:
+    """Running mean, in fp64, of the smallest positive code of each batch, in `state["threshold"]`; the first batch sets it.
+
+    BatchTopK (Bussmann et al. 2024) ships it as the threshold, so that the codes of a row do not depend on other rows.
+
+    Args:
+        state: has the numbers `threshold` and `batches`, both 0 at first.
+        z: codes of a batch, any shape.
+        rate: step of the running mean.
+    """
+    threshold, batches = state["threshold"], state["batches"]
+    smallest = torch.where(z > 0, z, torch.inf).min().to(threshold)
+    found = torch.isfinite(smallest)  # a batch without any code says nothing
+    step = torch.where(batches == 0, 1.0, rate).to(threshold) * (smallest - threshold)
+    threshold.add_(torch.where(found, step, 0.0))
+    batches.add_(found)
+
+
+def geometric_median(x: Tensor, *, steps: int = 100, tolerance: float = 1e-9) -> Tensor:
+    """[N, D] -> [D], the point with the smallest mean distance to the rows; outliers hardly move it (Weiszfeld 1937).
+
+    Args:
+        x: rows. Costs 4*N*D FLOPs a step.
+        steps: most steps.
+        tolerance: stop when a step moves less than this share of the mean distance.
+    """
+    rows = x.double()
+    centre = rows.mean(0)
+    for _ in range(steps):
+        away = torch.linalg.vector_norm(rows - centre, dim=1)
+        weight = 1 / away.clamp_min(1e-12 * float(away.mean()) + 1e-300)
+        moved = weight @ rows / weight.sum()
+        shift = torch.linalg.vector_norm(moved - centre)
+        centre = moved
+        if float(shift) <= tolerance * float(away.mean()):
+            break
+    return centre.to(x.dtype)
 
 
 def reach_loss(dictionary: ThresholdDictionary, batch: Weighted, dead: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ..component import ComponentConfig
@@ -15,3 +17,6 @@ class AffineConfig(ComponentConfig):
 
     dead_after: float = Field(default=0.02, gt=0, le=1)
     """A latent that has not fired for this share of the training rows counts as dead and is revived."""
+
+    centre: Literal["mean", "median", "zero"] = "mean"
+    """Decoder bias to start from: the mean of the data, their geometric median (which outliers hardly move), or 0."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -197,6 +198,13 @@ class Codes(ABC):
         """Codes aligned with `h`, times [K, D] -> [N, D]."""
 
     @abstractmethod
+    def decode_groups(self, values: Tensor, weight: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """What each group of consecutive latents adds to `decode`: one [N, D] for each of `sizes`, which add up to K.
+
+        Costs what one `decode` costs; nested (Matryoshka) dictionaries sum the parts up.
+        """
+
+    @abstractmethod
     def count(self, values: Tensor) -> Tensor:
         """[N] positive codes of each row, in the dtype of `values`; no gradient."""
 
@@ -225,6 +233,17 @@ class SparseCodes(Codes):
         out: Tensor = _DecodeAt.apply(values, weight, self.pattern)  # type: ignore[no-untyped-call]
         return out
 
+    def decode_groups(self, values: Tensor, weight: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        rows, cols, n = self.pattern.rows, self.pattern.cols, self.pattern.shape[0]
+        ends = torch.tensor(sizes, device=cols.device).cumsum(0)
+        group = torch.bucketize(cols, ends, right=True)
+        order = group.argsort(stable=True)  # rows stay ascending within a group
+        counts = torch.bincount(group, minlength=len(sizes)).tolist()
+        parts = zip(torch.split(order, counts), torch.split(values[order], counts), torch.split(weight, list(sizes)),
+                    ends.tolist(), sizes, strict=True)
+        return [_DecodeAt.apply(part, table, Pattern(rows[own], cols[own] - (end - size), (n, size)))  # type: ignore[no-untyped-call]
+                for own, part, table, end, size in parts]
+
     def count(self, values: Tensor) -> Tensor:
         return self.row_sum((values.detach() > 0).to(values.dtype))
 
@@ -250,6 +269,10 @@ class DenseCodes(Codes):
 
     def decode(self, values: Tensor, weight: Tensor) -> Tensor:
         return values @ weight
+
+    def decode_groups(self, values: Tensor, weight: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        parts = zip(torch.split(values, list(sizes), dim=1), torch.split(weight, list(sizes)), strict=True)
+        return [part @ table for part, table in parts]
 
     def count(self, values: Tensor) -> Tensor:
         parts = torch.split(values.detach(), 128)  # small temporaries stay in cache

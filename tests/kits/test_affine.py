@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from reprbasis.errors import ArtifactError, ShapeError
-from reprbasis.kits.affine import ThresholdDictionary, Weighted, auxk_loss, reach_loss
+from reprbasis.kits.affine import (
+    ThresholdDictionary,
+    TrainingState,
+    Weighted,
+    auxk_loss,
+    firing_threshold,
+    follow_smallest,
+    geometric_median,
+    reach_loss,
+)
 from reprbasis.testing.planted import Planted, mmcs
 
 D, K, N = 10, 40, 64
@@ -111,3 +120,47 @@ def test_planted_data_keeps_its_promises():
     assert abs(float(large / small) - 2500) < 100
     assert mmcs(planted.atoms, planted.atoms.flip(0)) == pytest.approx(1, abs=1e-6)
     assert mmcs(planted.atoms, torch.eye(32)) < 0.8
+
+
+def test_thresholds_keep_their_precision_when_the_rest_is_cast():
+    """In bfloat16 a step of 1e-4 from 0.5 would be lost; a threshold cast to it would also move codes."""
+    d = dictionary(torch.float32, threshold=0.5).to(torch.bfloat16)
+    assert {n: p.dtype for n, p in d.named_parameters() if n != "threshold"} == dict.fromkeys(
+        ("W_enc", "b_enc", "W_dec", "b_dec"), torch.bfloat16)
+    assert d.threshold.dtype == torch.float32
+    optimiser = torch.optim.SGD([d.threshold], lr=1e-4)
+    for _ in range(100):
+        d.threshold.grad = -torch.ones_like(d.threshold)
+        optimiser.step()
+    torch.testing.assert_close(d.threshold, torch.full_like(d.threshold, 0.51))
+    h = torch.full((K,), 0.5078125, dtype=torch.bfloat16)  # rounding 0.51 to bfloat16 would let it through
+    assert not d.activate(h).any()
+    assert d.activate(h).dtype == torch.bfloat16
+    assert ThresholdDictionary.from_tensors(d.state_dict()).threshold.dtype == torch.float32
+    assert dictionary(torch.float64).to(torch.float64).threshold.dtype == torch.float64
+
+
+def test_geometric_median():
+    corners = torch.tensor([[0.0, 0], [1, 0], [0.5, 0.75**0.5]], dtype=torch.float64)
+    torch.testing.assert_close(geometric_median(corners), corners.mean(0), rtol=0, atol=1e-6)
+    cloud = torch.randn(400, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    with_outlier = torch.cat([cloud, torch.full((1, 5), 1e4, dtype=torch.float64)])
+    median, mean = geometric_median(with_outlier), with_outlier.mean(0)
+    assert float((median - 3).norm()) < 0.01 * float((mean - 3).norm())
+    on_a_row = torch.tensor([[0.0], [0.0], [0.0], [5.0]])
+    assert abs(float(geometric_median(on_a_row))) < 1e-6
+
+
+def test_firing_threshold_lets_as_many_through():
+    h = torch.randn(500, 40, generator=torch.Generator().manual_seed(0))
+    assert float((h >= firing_threshold(h, 6)).sum(1).float().mean()) == pytest.approx(6, abs=0.01)
+    assert firing_threshold(-h.abs() - 1, 6) == 0
+
+
+def test_running_threshold_ignores_batches_without_codes():
+    state = TrainingState(4, 1.0, threshold=0.0, batches=0.0)
+    values = []
+    for z in (torch.zeros(3, 4), torch.tensor([[0.0, 2.0, 3.0]]), torch.zeros(2, 2), torch.tensor([4.0, 0.0])):
+        follow_smallest(state, z, 0.1)
+        values.append(float(state["threshold"]))
+    assert values == pytest.approx([0, 2, 2, 2.2])

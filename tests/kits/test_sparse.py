@@ -72,6 +72,28 @@ def test_loss_and_gradients_equal_plain_autograd(case, dense, dtype, monkeypatch
         torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance * scale, msg=name)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_groups_add_up_to_the_whole_and_stand_alone(case, dense, dtype, monkeypatch):
+    """Each group equals its slice decoded densely, with gradients of codes, encoder and decoder."""
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 0.0 if dense else 0.5)
+    t, sizes, tolerance = problem(dtype), [7, 1, 32, 40], TOLERANCE[dtype]
+    make, mask = CASES[case]
+    codes = make(t, Scratch())
+    z = codes.kept(codes.h)
+    parts = codes.decode_groups(z, t["W_dec"], sizes)
+    torch.testing.assert_close(sum(parts), codes.decode(z, t["W_dec"]), rtol=tolerance, atol=10 * tolerance)
+    _, whole = naive(t, mask or (lambda h: h > 4 + t["p"].detach()))
+    slices = [a @ b for a, b in zip(whole.split(sizes, 1), t["W_dec"].split(sizes), strict=True)]
+    weights = [0.5, 2.0, -1.0, 3.0]  # so that no group can stand in for another
+    got, want = (sum(w * p.square().sum() for w, p in zip(weights, ps, strict=True)) for ps in (parts, slices))
+    inputs = {k: v for k, v in t.items() if k != "p"}
+    for name, expected in grads(want, inputs).items():
+        found = torch.autograd.grad(got, t[name], retain_graph=True)[0]
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()), msg=name)
+
+
 def test_empty_codes_give_zero():
     t = problem(torch.float32)
     codes = codes_above(t["x"], t["W_enc"], t["b_enc"], 1e9, Scratch())

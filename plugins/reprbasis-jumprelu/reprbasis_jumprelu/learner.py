@@ -13,7 +13,7 @@ Shapes: N rows, S sites, D width, K latents.
 
 import torch
 
-from reprbasis.kits.affine import AffineLearner, ThresholdDictionary, TrainingState, Weighted, reach_loss
+from reprbasis.kits.affine import AffineLearner, ThresholdDictionary, TrainingState, Weighted, firing_threshold, reach_loss
 from reprbasis.kits.sparse import codes_above
 
 from .config import JumpReLUConfig
@@ -31,11 +31,8 @@ class JumpReLULearner(AffineLearner[JumpReLUConfig]):
         encoder, encoder_bias, *_ = tensors
         h = stats.sample[:1024] @ encoder.T + encoder_bias
         sigma = float(h.std().clamp_min(1e-6))
-        if self.config.threshold is None:
-            firing = min(round(self._target(stats.d_in) * len(h)), h.numel())
-            start = float(h.flatten().topk(firing, sorted=False).values.min().clamp_min(0.0))
-        else:
-            start = self.config.threshold * sigma
+        given = self.config.threshold
+        start = firing_threshold(h, self._target(stats.d_in)) if given is None else given * sigma
         dictionary = ThresholdDictionary(*tensors, torch.full_like(encoder_bias, start))
         dictionary.state = TrainingState(self.config.width, stats.variance, sigma=sigma)
         return dictionary

@@ -20,6 +20,7 @@ from reprbasis.kits.affine import (
     TrainingState,
     Weighted,
     auxk_loss,
+    follow_smallest,
 )
 from reprbasis.kits.sparse import batch_topk_mask, codes_batch_topk, codes_topk
 
@@ -108,12 +109,8 @@ class BatchTopKLearner(TopKLearner):
         return codes_batch_topk(x, dictionary.W_enc, dictionary.b_enc, int(dictionary.k), self.scratch)
 
     def observe(self, state, z):
-        """Running mean, in fp64, of the smallest code that was kept; the first batch sets it."""
-        threshold, batches = state["threshold"], state["batches"]
-        smallest = torch.where(z > 0, z, torch.inf).min()
-        rate = torch.where(batches == 0, 1.0, self.config.threshold_rate)
-        threshold.add_(rate.to(threshold) * (smallest.to(threshold) - threshold))
-        batches.add_(1)
+        """Follow the smallest code that was kept."""
+        follow_smallest(state, z, self.config.threshold_rate)
 
     def finish(self, dictionary, stats):
         """Thresholds instead of the top of a batch: inference does not depend on the other rows."""

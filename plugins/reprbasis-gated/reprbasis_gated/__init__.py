@@ -1,0 +1,1 @@
+"""Gated dictionaries: one path decides which latents fire, another how strongly."""

@@ -1,0 +1,1 @@
+"""Matryoshka dictionaries: nested prefixes that each reconstruct on their own."""
