@@ -119,7 +119,7 @@ class Encoder:
         turns = [self._turn(m) for m in messages]
         if not self.parts and any(t.images for t in turns):
             raise DataError("this model reads no images", where=example.origin,
-                            do="use a vision-language model (model: {use: lvlm, ...})")
+                            do="use a vision-language model: `reprbasis plugins` shows what is installed")
         text = self._render([(t, t.fill([text for _, text in t.holes])) for t in turns], example)
         frame = self._frame(tuple(t.shape() for t in turns), example.add_prompt, example.continue_last)
         labels = self._label(text, frame, [hole for t in turns for hole in t.holes], example)

@@ -63,6 +63,9 @@ class TokenTable:
         flags: name -> [N] bool.
         keys: [Q] example keys, indexed by sequence.
         held_out: [Q] bool.
+        extra: further model inputs (images), the entries of all sequences present, one after the other.
+        owners: name of an extra -> [n] sequence of each of its entries.
+        contents: [N] int64, see `TokenSequence.contents`; None: the ids.
     """
 
     ids: Tensor
@@ -71,9 +74,17 @@ class TokenTable:
     flags: Mapping[str, Tensor]
     keys: Sequence[str]
     held_out: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    owners: Mapping[str, Tensor] = field(default_factory=dict)
+    contents: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
+
+    @property
+    def shown(self) -> Tensor:
+        """[N] what each token shows the model: equal for equal tokens and, of an image's tokens, for equal images."""
+        return self.ids if self.contents is None else self.contents
 
     @cached_property
     def bounds(self) -> Tensor:
@@ -91,10 +102,16 @@ class TokenTable:
         known: set[int] = set()
         out = []
         for _, span in self.spans():
-            states = list(beginnings(self.ids[span].tolist()))
+            states = list(beginnings(self.shown[span].tolist()))
             out += [place > 0 and state in known for place, state in enumerate(states)]
             known.update(states)
         return torch.tensor(out, dtype=torch.bool)
+
+    def sequence(self, index: int, span: slice) -> TokenSequence:
+        """The tokens of a sequence, found at `span`, with all that the model needs to run on them."""
+        extra = {name: self.extra[name][owner == index] for name, owner in self.owners.items() if bool((owner == index).any())}
+        return TokenSequence(self.ids[span], {k: v[span] for k, v in self.flags.items()}, index, self.keys[index], extra=extra,
+                             contents=None if self.contents is None else self.contents[span])
 
     def spans(self) -> Iterator[tuple[int, slice]]:
         """(sequence, its slice of the table), in order."""
@@ -158,8 +175,7 @@ class Activations(Artifact):
             total += span.stop - span.start
             if most_tokens is not None and total > most_tokens and out:
                 break
-            out.append(TokenSequence(table.ids[span], {k: v[span] for k, v in table.flags.items()}, index,
-                                     table.keys[index]))
+            out.append(table.sequence(index, span))
         if not out:
             raise DataError(f"the activations hold no {split} tokens",
                             do="harvest more examples, or raise held_out" if split == "held-out" else "harvest more examples")
@@ -171,8 +187,9 @@ class Activations(Artifact):
         With causal attention a token's activations depend on the tokens up to it alone. Where a held-out dialogue begins as the
         training dialogues do (the same system prompt), it repeats their activations and tests nothing.
         """
-        known = {state for _, span in self.table.spans() for state in beginnings(self.table.ids[span].tolist())}
-        return [torch.tensor([state not in known for state in beginnings(s.ids.tolist())]) for s in sequences]
+        known = {state for _, span in self.table.spans() for state in beginnings(self.table.shown[span].tolist())}
+        shown = [s.ids if s.contents is None else s.contents for s in sequences]
+        return [torch.tensor([state not in known for state in beginnings(s.tolist())]) for s in shown]
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Token tables and moments; the activations themselves are in the shards."""
@@ -180,6 +197,9 @@ class Activations(Artifact):
         for prefix, table in (("train", self.table), ("held", self.held)):
             out |= {f"{prefix}/ids": table.ids, f"{prefix}/positions": table.positions, f"{prefix}/sequences": table.sequences}
             out |= {f"{prefix}/flag/{k}": v for k, v in table.flags.items()}
+            out |= {f"{prefix}/extra/{k}": v for k, v in table.extra.items()}
+            out |= {f"{prefix}/owner/{k}": v for k, v in table.owners.items()}
+            out |= {} if table.contents is None else {f"{prefix}/contents": table.contents}
         return out | {f"mean/{s}": m for s, m in self.stats.mean.items()}
 
     def facts(self) -> Mapping[str, Any]:
@@ -200,9 +220,11 @@ class Activations(Artifact):
         tensors = read_tensors(folder / TENSORS)
         tables = []
         for prefix in ("train", "held"):
-            flags = {k.rpartition("/")[2]: v for k, v in tensors.items() if k.startswith(f"{prefix}/flag/")}
+            flags, extra, owners = ({k.rpartition("/")[2]: v for k, v in tensors.items() if k.startswith(f"{prefix}/{group}/")}
+                                    for group in ("flag", "extra", "owner"))
             tables.append(TokenTable(tensors[f"{prefix}/ids"], tensors[f"{prefix}/positions"],
-                                     tensors[f"{prefix}/sequences"], flags, facts["keys"], tensors["held_out"]))
+                                     tensors[f"{prefix}/sequences"], flags, facts["keys"], tensors["held_out"],
+                                     extra, owners, tensors.get(f"{prefix}/contents")))
         sites = tuple(Site.parse(s) for s in facts["sites"])
         stats = SiteStats(facts["count"], {s: tensors[f"mean/{s}"] for s in sites},
                           {s: facts["power"][str(s)] for s in sites})
@@ -214,14 +236,14 @@ class Activations(Artifact):
         raise DataError("activations are opened with reprbasis.load(folder), not from tensors alone")
 
 
-def beginnings(ids: Iterable[int]) -> Iterator[int]:
-    """A hash of each beginning of a token sequence: of ids[:1], ids[:2], ...
+def beginnings(shown: Iterable[int]) -> Iterator[int]:
+    """A hash of each beginning of a token sequence: of shown[:1], shown[:2], ... (see `TokenTable.shown`).
 
     With causal attention equal beginnings give equal activations, bit for bit but for the order of sums: dialogues that share
     a system prompt repeat the same rows hundreds of times.
     """
     state = 0
-    for token in ids:
+    for token in shown:
         state = hash((state, token))
         yield state
 
