@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from reprbasis.testing import CorpusContract
@@ -18,3 +20,12 @@ class TestText(CorpusContract):
 
     def options(self):
         return {"path": str(self.folder), "unit": "line", "shuffle": True}
+
+
+class TestMix(CorpusContract):
+    name, config = "mix", {"sources": [{"use": "chat", "limit": 20}, {"use": "chat", "limit": 30, "shuffle": True}],
+                           "short": "whole"}
+
+
+class TestHub(CorpusContract):
+    name, config = "hub", {"dataset": "numinamath-cot", "path": str(Path(__file__).parent / "fixtures" / "numinamath-cot.jsonl")}

@@ -12,3 +12,7 @@ class TestReconstructionWithPerSite(EvaluatorContract):
 
 class TestAtlas(EvaluatorContract):
     name, config = "atlas", {"tokens": 256, "control_tokens": 128, "features": 5, "contexts": 3, "promoted": 3}
+
+
+class TestFast(EvaluatorContract):
+    name, config = "fast", {"tokens": 96, "resamples": 100}
