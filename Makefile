@@ -1,14 +1,16 @@
 # Everything on a fresh machine with Python 3.11+, make and a compiler:
 #   make demo   the main job on the embedded default model; prints where the report is
 #   make test   all tests
+#   make test-peers   what is exported, against the libraries it is exported for (a venv of its own)
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS  ?= .venv-peers
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TOOLS  := hatchling editables
 FILES  := pyproject.toml constraints.txt plugins/all.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: setup demo test lint types docs check clean
+.PHONY: setup demo test test-peers lint types docs check clean
 
 setup: $(READY)
 
@@ -26,6 +28,14 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+test-peers:
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt $(TOOLS)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt --no-build-isolation -e ".[testing]" \
+		-e plugins/reprbasis-relu -e plugins/reprbasis-jumprelu -e plugins/reprbasis-topk -e plugins/reprbasis-gated \
+		-e "plugins/reprbasis-codecs[peers]"
+	$(PEERS)/bin/python -m pytest plugins/reprbasis-codecs -m peer
+
 lint: $(READY)
 	$(BIN)/ruff check .
 
@@ -38,4 +48,4 @@ docs: $(READY)
 check: test lint types docs
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache

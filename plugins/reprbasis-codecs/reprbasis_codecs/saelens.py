@@ -144,9 +144,11 @@ def rescaled(plain: Plain, architecture: str) -> Plain:
     """Codes in units of what they add to the reconstruction, by which such a checkpoint chooses its latents.
 
     Its encoder multiplies codes by the norm of their decoder rows and its decoder divides by it. The threshold of a batchtopk
-    checkpoint is in these units already.
+    checkpoint is in these units already. Inference checkpoints have rows of norm 1 but for rounding; they are left as they are.
     """
     norms = torch.linalg.vector_norm(plain.W_dec.double(), dim=1).clamp_min(1e-8)
+    if bool(((norms - 1).abs() < 1e-6).all()):
+        return plain
     out = plain.map(Tensor.double).scaled(norms).map(lambda t: t.to(plain.W_dec.dtype))
     if architecture != "topk":
         assert plain.threshold is not None
