@@ -170,9 +170,14 @@ class State:
     base_codes: Tensor
     base_error: Tensor
 
-    def at(self, share: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Codes and error when every node keeps `share` of its own value and takes the rest from its baseline."""
-        return (torch.lerp(self.base_codes, self.codes, share), torch.lerp(self.base_error, self.error, share))
+    def at(self, share: Tensor, error: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Codes and error when latents keep `share` of their own value, the error `error` of its own (default: as much).
+
+        Args:
+            share: broadcastable to [B, T, K]; error: broadcastable to [B, T, D].
+        """
+        return (torch.lerp(self.base_codes, self.codes, share.to(self.codes)),
+                torch.lerp(self.base_error, self.error, (share if error is None else error).to(self.error)))
 
 
 @dataclass(frozen=True)
@@ -225,6 +230,11 @@ class Nodes:
         self.model, self.basis, self.item, self.result, self.open, self.logits = model, basis, item, result, opened, logits
         self._other, self._baseline, self._error = other, baseline, error
 
+    @property
+    def streams(self) -> list[Site]:
+        """The sites from which runs can be resumed, for the sites of the basis."""
+        return _streams(self.model.info, self.basis.sites)
+
     @classmethod
     @torch.no_grad()
     def of(cls, model: ModelAdapter[Any], basis: Basis, item: ContrastBatch, baseline: Baseline = "corrupt", *,
@@ -252,9 +262,8 @@ class Nodes:
                 raise DataError("the corrupted baseline needs a corrupted prompt as long as the clean one",
                                 do="use a task with contrast, or baseline: mean or zero")
             other = model.forward(item.corrupt, capture=basis.sites, logits="none").sites
-        streams = {at for s in basis.sites if (at := stream_before(model.info, s)) is not None}
         logits: Literal["all", "last"] = "all"
-        result = model.forward(item.clean, capture={*basis.sites, *streams})
+        result = model.forward(item.clean, capture={*basis.sites, *_streams(model.info, basis.sites)})
         if metric is not None and result.logits is not None and _reads_last(metric, result, item):
             last = result.logits[torch.arange(len(result.logits)), item.clean.last()][:, None]
             logits, result = "last", replace(result, logits=last.clone())
@@ -276,9 +285,12 @@ class Nodes:
         return torch.stack([metric(ForwardResult({}, logits, clean), clean, targets) for logits in replicas])
 
     @torch.no_grad()
-    def state(self, site: Site) -> State:
-        """Codes, error and baselines of one site. Not kept: it is as large as [B, T, K]."""
-        x = self.result[site]
+    def state(self, site: Site, x: Tensor | None = None) -> State:
+        """Codes, error and baselines of one site, where `x` [B, T, D] reaches it (default: the clean value).
+
+        Not kept by `self`: it is as large as [B, T, K].
+        """
+        x = self.result[site] if x is None else x
         z, e = _split(self.basis, site, x)
         base_z, base_e = self.base(site)
         here = self.open[..., None]
@@ -302,7 +314,7 @@ class Nodes:
         """[..., T, D] the site's value with these codes and this error, in the model's dtype."""
         return (self.basis.decode(site, codes) + error).to(self.result[site].dtype)
 
-    def edits(self, share: Mapping[Site, Tensor]) -> list[Edit]:
+    def edits(self, share: Mapping[Site, Tensor]) -> list[Keep]:
         """Edits for `model.forward` that mask nodes of several sites in one run; see `Keep`.
 
         Baselines are made once, so keep the edits and replace their `share` in a loop.
@@ -317,7 +329,7 @@ class Nodes:
         return self.model.forward(repeated(self.item.clean, n), edits=edits, grad=grad, capture=capture, logits=self.logits)
 
     def resume(self, site: Site, x: Tensor, *, edits: Sequence[Edit] = (), capture: Sequence[Site] = (), grad: bool = False,
-               stop_at: Site | None = None) -> ForwardResult:
+               stop_at: Site | None = None, within: ForwardResult | None = None) -> ForwardResult:
         """The clean run with `x` at one site; only what comes after it is computed.
 
         Args:
@@ -327,6 +339,7 @@ class Nodes:
             capture: sites to return.
             grad: whether to keep the graph (from `x` on).
             stop_at: do not go on beyond this site.
+            within: the run that is continued, if another than the clean one; it must have captured `self.streams`.
         """
         batch = repeated(self.item.clean, len(x) // self.n)
         stream = stream_before(self.model.info, site)
@@ -334,7 +347,7 @@ class Nodes:
         if stream == site:
             start, put = Start(site, x), []
         elif stream is not None:
-            start = Start(stream, self.result[stream].repeat(len(x) // self.n, 1, 1))
+            start = Start(stream, (within or self.result)[stream].repeat(len(x) // self.n, 1, 1))
         return self.model.forward(batch, start=start, edits=[*put, *edits], capture=capture, grad=grad, stop_at=stop_at,
                                   logits="none" if stop_at else self.logits)
 
@@ -355,6 +368,10 @@ def stream_before(info: ModelInfo, site: Site) -> Site | None:
     """The last site not after this one from which a forward can start (`embed` or `resid.L`); None if there is none."""
     upto = info.sites[:info.depth(site) + 1]
     return next((s for s in reversed(upto) if s.name in ("embed", "resid")), None)
+
+
+def _streams(info: ModelInfo, sites: Sequence[Site]) -> list[Site]:
+    return list(dict.fromkeys(s for s in (stream_before(info, site) for site in sites) if s is not None))
 
 
 def pull(basis: Basis, site: Site, gradient: Tensor, codes: Tensor) -> Tensor:

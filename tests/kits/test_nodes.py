@@ -195,8 +195,8 @@ def test_resuming_equals_replacing(model, name):
     assert torch.allclose(found.logits, expected, atol=1e-5)
     assert torch.allclose(nodes.measure(margin(), found)[0], nodes.measure(margin())[0], atol=1e-5)
     state = nodes.state(site)
-    assert torch.allclose(nodes.value(site, *state.at(1.0)), state.x, atol=1e-5)
-    assert torch.allclose(nodes.value(site, *state.at(0.0)), nodes.value(site, state.base_codes, state.base_error), atol=1e-6)
+    assert torch.allclose(nodes.value(site, *state.at(torch.ones(1))), state.x, atol=1e-5)
+    assert torch.allclose(nodes.value(site, *state.at(torch.zeros(1))), nodes.value(site, state.base_codes, state.base_error), atol=1e-6)
 
 
 def test_streams_to_start_from(model):

@@ -1,0 +1,1 @@
+"""Attribution: how much each node of a basis matters for a metric."""
