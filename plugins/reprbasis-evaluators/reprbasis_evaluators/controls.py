@@ -1,24 +1,10 @@
-"""Controls that several measurements share."""
+"""Warnings that several measurements share."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-
-from reprbasis.interfaces.evaluator import EvaluationInputs, Measurement
+from reprbasis.interfaces.evaluator import Measurement
 from reprbasis.runtime.basis import Basis
-from reprbasis.runtime.fit import DENSE, Preparation, RowSource, activation_stats
-
-
-def untrained(inputs: EvaluationInputs) -> Basis:
-    """The basis before any training: same sites, normaliser, learner, width and seed."""
-    basis = inputs.basis
-    training: dict[str, Any] = basis.details["training"]
-    source = RowSource(inputs.activations, basis.sites, seed=training["seed"], repeats=training["repeats"])
-    stats = activation_stats(source, Preparation(inputs.activations, basis.normaliser, training["norm_cap"]),
-                             seed=training["seed"])
-    dictionary = basis.learner.start(stats, torch.Generator().manual_seed(training["seed"]))
-    return basis.with_dictionary(basis.learner.finish(dictionary, stats))
+from reprbasis.runtime.fit import DENSE
 
 
 def density_alarm(basis: Basis, rows: Sequence[Measurement]) -> list[str]:
