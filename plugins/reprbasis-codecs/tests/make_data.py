@@ -5,8 +5,8 @@
     pip install --no-deps eai-sparsify==1.3.3 && python tests/make_data.py sparsify
     pip install --no-deps llamascopium==2.0.0b34 && python tests/make_data.py llamascopium
 
-Each library trains (SAELens) or holds (the others) small dictionaries, saves them itself, and computes codes and reconstructions of
-a few rows. `made.json` tells the versions. The last three need more packages for training; their dictionary classes do not, so
+Each library trains (SAELens) or holds (the others) small dictionaries, saves them itself, and computes codes and reconstructions
+of a few rows. `made.json` tells the versions. The last three need more packages for training; their dictionary classes do not, so
 only the modules of these classes are loaded.
 """
 
@@ -53,7 +53,7 @@ def fresh(library, package):
     out = DATA / library
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    made = {"library": package, "version": version(package), "torch": torch.__version__.partition("+")[0], "script": "make_data.py"}
+    made = {"library": package, "version": version(package), "torch": torch.__version__.partition("+")[0]}
     (out / "made.json").write_text(json.dumps(made, indent=1) + "\n")
     return out
 
@@ -145,7 +145,8 @@ def dictionary_learning():
                                     "trainers.matryoshka_batch_top_k")
     out = fresh("dictionary_learning", "dictionary-learning")
     makers = {"AutoEncoder": lambda: base.AutoEncoder(D, K), "AutoEncoderNew": lambda: base.AutoEncoderNew(D, K),
-              "GatedAutoEncoder": lambda: base.GatedAutoEncoder(D, K), "JumpReluAutoEncoder": lambda: base.JumpReluAutoEncoder(D, K),
+              "GatedAutoEncoder": lambda: base.GatedAutoEncoder(D, K),
+              "JumpReluAutoEncoder": lambda: base.JumpReluAutoEncoder(D, K),
               "AutoEncoderTopK": lambda: top.AutoEncoderTopK(D, K, 5), "BatchTopKSAE": lambda: batch.BatchTopKSAE(D, K, 5),
               "MatryoshkaBatchTopKSAE": lambda: nested.MatryoshkaBatchTopKSAE(D, K, 5, [16, 48])}
     for number, (name, maker) in enumerate(makers.items()):
@@ -173,7 +174,8 @@ def sparsify():
     """A random sparse coder, saved by the library."""
     config, coder = bare("sparsify", "config", "sparse_coder")
     out = fresh("sparsify", "eai-sparsify")
-    for number, (name, options) in enumerate({"layers.10": {"num_latents": K}, "layers.3.mlp": {"expansion_factor": K // D}}.items()):
+    cases = {"layers.10": {"num_latents": K}, "layers.3.mlp": {"expansion_factor": K // D}}
+    for number, (name, options) in enumerate(cases.items()):
         sae = coder.SparseCoder(D, config.SparseCoderConfig(k=5, **options))
         randomise(sae, 10 * number)
         sae.set_decoder_norm_to_unit_norm()

@@ -134,7 +134,7 @@ def test_half_precision_loses_nothing_on_import(tmp_path, make_basis):
 def test_folding_is_exact_at_every_site(kind, format, fold, make_basis, rows, tmp_path):
     basis = make_basis(kind)
     if (format, kind) in (("llamascopium", "gated"), *(("sparsify", k) for k in ("relu", "jumprelu", "gated"))):
-        with pytest.raises(UserError, match="gated|TopK"):
+        with pytest.raises(UserError, match=r"gated|TopK"):
             rb.export(basis, format, tmp_path / "out", fold=fold)
         assert list(tmp_path.iterdir()) == []
         return
@@ -174,7 +174,7 @@ def test_the_fold_is_that_of_the_kit(make_basis, tmp_path):
 
 
 def test_a_large_mean_costs_no_precision(make_basis, tmp_path):
-    """The stream of a deep layer has a mean a thousand times its spread in a few coordinates: centred formats keep codes there."""
+    """The stream of a deep layer has a mean far larger than its spread in a few coordinates; centred formats keep codes there."""
     basis = make_basis("jumprelu", sites=(Site("resid", 9),))
     basis.normaliser.mean[0, 3] = 3000.0
     basis.normaliser.scale[0] = 1.0
