@@ -24,11 +24,11 @@ from reprbasis.interfaces.evaluator import (
     Measurement,
 )
 from reprbasis.interfaces.reporter import Progress, Silent
+from reprbasis.kits.controls import untrained
 from reprbasis.runtime.activations import Activations
 from reprbasis.runtime.basis import Basis
 
 from .config import AtlasConfig
-from .controls import untrained
 
 CANDIDATES = 48
 """Top tokens kept per latent, from which distinct contexts are chosen."""

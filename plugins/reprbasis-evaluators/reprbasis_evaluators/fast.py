@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Findings, Measurement
+from reprbasis.kits.controls import untrained
 from reprbasis.kits.intervals import Estimate, mean, ratio
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
 from .config import FastConfig
-from .controls import density_alarm, untrained
+from .controls import density_alarm
 from .heldout import HeldOut, rest
 
 FLOOR = 2.0**-100

@@ -31,13 +31,14 @@ from torch import Tensor
 from reprbasis.errors import ReprBasisError
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
 from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace
+from reprbasis.kits.controls import untrained
 from reprbasis.kits.intervals import Estimate, mean, ratio
 from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.fit import fit
 from reprbasis.sites import Site
 
 from .config import ReconstructionConfig
-from .controls import density_alarm, untrained
+from .controls import density_alarm
 from .heldout import HeldOut, rest
 
 
