@@ -25,8 +25,8 @@ def main(args: argparse.Namespace) -> int:
     from ..discovery import default_registry
 
     registry = default_registry()
-    registry.component("codec", args.format)  # cheap; before torch is imported
     options = options_of(args)
+    registry.select("codec", {"use": args.format, **options})  # cheap; before torch is imported
     from ..artifacts.exchange import export
 
     for path in export(_basis(args.basis), args.format, args.out, sites=args.sites, registry=registry, **options):

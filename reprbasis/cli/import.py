@@ -24,11 +24,11 @@ def main(args: argparse.Namespace) -> int:
     from ..errors import UserError
 
     registry = default_registry()
+    options = options_of(args)
     if args.format:
-        registry.component("codec", args.format)  # cheap; before torch is imported
+        registry.select("codec", {"use": args.format, **options})  # cheap; before torch is imported
     if Path(args.out).exists():
         raise UserError("something is here already", where=args.out, do="choose another folder with --as")
-    options = options_of(args)
     from ..artifacts.exchange import import_
     from ..artifacts.store import save
 
