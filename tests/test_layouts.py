@@ -50,7 +50,7 @@ def model(checkpoint):
     return rb.create("model", "llama", checkpoint=str(checkpoint))
 
 
-WORDS = "the cat sat on a mat and saw seven red birds that were not there".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "seven", "red", "birds", "that", "were", "not", "there"]
 EXAMPLES = [Example(messages=(Message("user", " ".join(WORDS[(i + j) % 15] for j in range(2 + i * 7 % 13))),
                               Message("assistant", WORDS[i % 15])), key=f"e{i}") for i in range(40)]
 OPTIONS = {"tokens": 1200, "row_tokens": 100, "rows": 3, "shard_tokens": 250, "dtype": "float32", "sites": ["embed", "resid.*"]}

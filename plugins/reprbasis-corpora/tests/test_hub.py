@@ -47,7 +47,7 @@ def test_a_named_data_set_reads_its_rows(name):
     assert len(found) == 2
     assert all(e.messages[-1].role == "assistant" for e in found)
     assert all(e.meta["domain"] for e in found[:1])
-    assert [e.key for e in found][0] == "row-1"
+    assert found[0].key == "row-1"
 
 
 def test_question_and_answer():

@@ -22,9 +22,12 @@ def world(tmp_path_factory):
     model = toy_model()
     words = [piece.strip() for piece in model.tokenizer.pieces[10:20]]
     rng = random.Random(0)
-    talks = [Example(messages=(Message("system", " ".join(words[:2])), Message("user", " ".join(rng.choices(words, k=rng.randint(2, 9)))),
-                               Message("assistant", " ".join(rng.choices(words, k=rng.randint(1, 6))))), key=str(i))
-             for i in range(60)]
+
+    def say(role, most):
+        return Message(role, " ".join(rng.choices(words, k=rng.randint(2, most))))
+
+    system = Message("system", " ".join(words[:2]))
+    talks = [Example(messages=(system, say("user", 9), say("assistant", 6)), key=str(i)) for i in range(60)]
     acts = rb.harvest(model, talks, tokens=10_000, held_out=0.2, dtype="float32", folder=tmp_path_factory.mktemp("acts"))
     return model, acts
 
@@ -50,7 +53,7 @@ def test_two_dialogues_by_hand():
 
 
 def test_the_paper_prints_logarithms():
-    assert 2**-9.7604 == pytest.approx(0.00115299, abs=1e-8)
+    assert pytest.approx(0.00115299, abs=1e-8) == 2**-9.7604
     shown = log2(Estimate(0.00115299, 0.0005, 0.25, 10, 5))
     assert shown.value == pytest.approx(-9.7604, abs=1e-4)
     assert (shown.low, shown.high) == (math.log2(0.0005), -2)
