@@ -5,6 +5,7 @@ The kit names no model family: hand it a Transformers config and it writes a che
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
     return AutoConfig.for_model(model_type, **{**{k: v for k, v in small.items() if hasattr(known, k)}, **changes})
 
 
-def tiny_tokenizer(folder: Path, *, vocab: int = 320, chat_template: str = CHATML) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(folder: Path, *, vocab: int = 320, chat_template: str = CHATML,
+                   control: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with a chat template, written to `folder`. The same every time.
 
     Args:
@@ -60,11 +62,12 @@ def tiny_tokenizer(folder: Path, *, vocab: int = 320, chat_template: str = CHATM
         vocab: tokens at most: 256 bytes, `<|im_start|>`, `<|im_end|>` (which ends a turn and pads), `<think>`, `</think>`
             (which are ordinary tokens, as Qwen3 has them), and merges.
         chat_template: in Jinja.
+        control: further control tokens; their ids count from 2.
     """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    control = ["<|im_start|>", "<|im_end|>"]
+    control = ["<|im_start|>", "<|im_end|>", *control]
     trainer = trainers.BpeTrainer(vocab_size=vocab - 2, special_tokens=control, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     core.train_from_iterator(_SENTENCES, trainer)
@@ -76,7 +79,7 @@ def tiny_tokenizer(folder: Path, *, vocab: int = 320, chat_template: str = CHATM
 
 
 def tiny_checkpoint(folder: Path, hf_config: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32,
-                    chat_template: str = CHATML) -> Path:
+                    chat_template: str = CHATML, control: Sequence[str] = (), network: Any = AutoModelForCausalLM) -> Path:
     """A checkpoint directory of the given architecture: random weights, safetensors, and `tiny_tokenizer`.
 
     Weights are larger than a usual initialisation, and norms and biases are not trivial, so that every part of the
@@ -88,22 +91,25 @@ def tiny_checkpoint(folder: Path, hf_config: Any, *, seed: int = 0, dtype: torch
         seed: of the weights.
         dtype: of the weights.
         chat_template: of the tokenizer.
+        control: further control tokens of the tokenizer; their ids count from 2.
+        network: the Transformers auto class that makes the network (`AutoModelForImageTextToText` for vision models).
 
     Returns:
         The folder.
     """
-    tokenizer = tiny_tokenizer(folder, vocab=hf_config.get_text_config().vocab_size, chat_template=chat_template)
+    tokenizer = tiny_tokenizer(folder, vocab=hf_config.get_text_config().vocab_size, chat_template=chat_template,
+                               control=control)
     hf_config.bos_token_id, hf_config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     hf_config.pad_token_id = tokenizer.pad_token_id
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        network = AutoModelForCausalLM.from_config(hf_config)
+        made = network.from_config(hf_config)
     with torch.no_grad():
-        for name, weight in sorted(network.named_parameters()):
+        for name, weight in sorted(made.named_parameters()):
             noise = torch.randn(weight.shape, generator=generator)
             if weight.dim() > 1:
                 weight.copy_(noise * (0.3 if "embed" in name else weight.shape[-1] ** -0.5))
             else:
                 weight.copy_(0.2 * noise + (0.0 if name.endswith("bias") else 1.0))
-    network.to(dtype).save_pretrained(folder)
+    made.to(dtype).save_pretrained(folder)
     return folder

@@ -1,0 +1,1 @@
+"""Vision-language models for ReprBasis, and synthetic scenes to try them on."""
