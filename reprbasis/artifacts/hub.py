@@ -144,8 +144,8 @@ def card(manifest: Manifest, *, repo: str, findings: Manifest | None = None, lic
     parts += ["## Measured", *_measured(findings)]
     parts += ["## Options", "```json\n" + _json({k: facts[k] for k in ("config", "training") if k in facts}) + "\n```"]
     stated = f"The dictionary: {license}." if license else "The owner has not stated a licence for the dictionary."
-    parts += ["## Licence", f"{stated} It was learned from activations of {base or 'a model'}; what the licences of that model and "
-              "of the text it was run on say about derived work applies too."]
+    parts += ["## Licence", f"{stated} It was learned from activations of {base or 'a model'}; what the licences of that model "
+              "and of the text it was run on say about derived work applies too."]
     parts += ["## Files", _table(("file", "bytes", "SHA-256"),
                                  [(n, str(f.bytes), f"`{f.sha256}`") for n, f in manifest.files.items()])]
     return "\n\n".join(parts) + "\n"
@@ -220,8 +220,8 @@ def _measured(findings: Manifest | None) -> Iterator[str]:
         sizes = sorted({int(m["n"]) for m in found})
         rows.append((name + (f" ({unit})" if unit else ""), condition, str(len(found)), *(f"{v:.4g}" for v in
                      (median, values[0], values[-1])), str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"))
-    yield ("Each measurement stands beside its controls (condition). Median, lowest and highest are over the sites it was taken at, "
-           "n is the number of units (tokens, latents) at one site; the findings artifact has 95 % intervals for every site.")
+    yield ("Each measurement stands beside its controls (condition). Median, lowest and highest are over the sites it was taken "
+           "at, n is the number of units (tokens, latents) at one site; the findings artifact has 95 % intervals for every site.")
     yield _table(("measurement", "condition", "sites", "median", "lowest", "highest", "n"), rows)
     for note in findings.facts.get("notes", ()):
         yield str(note)
