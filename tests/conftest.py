@@ -1,5 +1,9 @@
-"""A toy plugin for the tests of registry, config, pipeline and command line."""
+"""A toy plugin for the tests of registry, config, pipeline and command line; distributions installed by pip; a tiny model."""
 
+import os
+import re
+import shlex
+import subprocess
 import sys
 from types import ModuleType
 
@@ -140,3 +144,40 @@ def checkpoint(tmp_path_factory):
     shape = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
              "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 256, "tie_word_embeddings": False}
     return tiny_checkpoint(tmp_path_factory.mktemp("model"), LlamaConfig(**shape))
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Run Python in a fresh interpreter, with a folder of third-party distributions on its path if `site` is given."""
+    def run(*command, site=None, **options):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "" if site is None else str(site)}
+        return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False,
+                              env=environment, timeout=400, **options)
+    return run
+
+
+@pytest.fixture(scope="session")
+def pip_install(python, tmp_path_factory):
+    """Install a distribution with neither network nor dependencies; gives the folder for `site`."""
+    def install(project):
+        pytest.importorskip("hatchling", reason="building a distribution offline needs hatchling")
+        folder = tmp_path_factory.mktemp("site")
+        done = python("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
+                      "--disable-pip-version-check", "--target", folder, project)
+        assert done.returncode == 0, done.stderr
+        return folder
+    return install
+
+
+@pytest.fixture(scope="session")
+def written_by_new(tmp_path_factory):
+    """What the command `reprbasis new` that an example's README gives writes: relative name -> bytes."""
+    def write(example, project):
+        from reprbasis.cli.main import main
+
+        command = shlex.split(re.search(r"^reprbasis (new .*)$", (example / "README.md").read_text(), re.MULTILINE)[1])
+        folder = tmp_path_factory.mktemp("new")
+        assert main([*command, "--into", str(folder)]) == 0
+        root = folder / project.name
+        return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    return write

@@ -1,11 +1,6 @@
 """A distribution by somebody else: installed by pip, chosen by name, trained, saved, loaded elsewhere. No edit of the core."""
 
 import json
-import os
-import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +8,6 @@ import torch
 import yaml
 
 from reprbasis.artifacts.store import read_tensors, write_tensors
-from reprbasis.cli.main import main
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_sae"
 PROJECT = EXAMPLE / "reprbasis-soft-topk"
@@ -24,22 +18,9 @@ SMALL = {"steps.acts.tokens": 700, "steps.acts.sites": "resid.*", "steps.acts.ma
          **{f"steps.eval-{s}.evaluators.0.tokens": 64 for s in ("soft", "topk")}}
 
 
-def run(*command, site=None, **options):
-    """Run Python in a fresh interpreter, with the third-party distribution on its path if `site` is given."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "" if site is None else str(site)}
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False,
-                          env=environment, timeout=400, **options)
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Where pip has installed the distribution, with neither network nor dependencies."""
-    pytest.importorskip("hatchling", reason="building a distribution offline needs hatchling")
-    folder = tmp_path_factory.mktemp("site")
-    done = run("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
-               "--disable-pip-version-check", "--target", folder, PROJECT)
-    assert done.returncode == 0, done.stderr
-    return folder
+def site(pip_install):
+    return pip_install(PROJECT)
 
 
 @pytest.fixture(scope="module")
@@ -54,41 +35,38 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(site, checkpoint, tmp_path_factory):
+def trained(python, site, checkpoint, tmp_path_factory):
     """The folder of the basis that the example's pipeline learns, on a tiny model."""
     runs = tmp_path_factory.mktemp("runs")
     changes = {"model.checkpoint": checkpoint, **SMALL}
-    done = run("-m", "reprbasis", "run", EXAMPLE / "pipeline.yaml", "--runs", runs,
+    done = python("-m", "reprbasis", "run", EXAMPLE / "pipeline.yaml", "--runs", runs,
                *(part for key, value in changes.items() for part in ("--set", f"{key}={value}")), site=site)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = run("-m", "reprbasis", "show", runs / "third-party-sae", "--json", site=site)
+    shown = python("-m", "reprbasis", "show", runs / "third-party-sae", "--json", site=site)
     steps = {s["name"]: s for s in json.loads(shown.stdout)["steps"]}
     assert {s["status"] for s in steps.values()} == {"done"}
     return Path(steps["soft"]["folder"])
 
 
-def test_only_two_files_differ_from_what_new_wrote(tmp_path):
+def test_only_two_files_differ_from_what_new_wrote(written_by_new):
     """The README's own command writes everything else, to the byte."""
-    command = shlex.split(re.search(r"^reprbasis (new .*)$", (EXAMPLE / "README.md").read_text(), re.MULTILINE)[1])
-    assert main([*command, "--into", str(tmp_path)]) == 0
-    fresh = {str(p.relative_to(tmp_path / PROJECT.name)): p.read_bytes()
-             for p in (tmp_path / PROJECT.name).rglob("*") if p.is_file()}
+    fresh = written_by_new(EXAMPLE, PROJECT)
     here = {name: (PROJECT / name).read_bytes() for name in fresh}
     assert {name for name in fresh if fresh[name] != here[name]} == EDITED
     extra = {str(p.relative_to(PROJECT)) for p in PROJECT.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert extra == set(fresh)
 
 
-def test_it_is_found_by_its_entry_point_alone(site):
-    done = run("-m", "reprbasis", "plugins", "show", "learner:soft-topk", "--json", site=site)
+def test_it_is_found_by_its_entry_point_alone(python, site):
+    done = python("-m", "reprbasis", "plugins", "show", "learner:soft-topk", "--json", site=site)
     assert json.loads(done.stdout)[0]["full_name"] == "reprbasis-soft-topk/soft-topk"
-    missing = run("-m", "reprbasis", "check", EXAMPLE / "pipeline.yaml")
+    missing = python("-m", "reprbasis", "check", EXAMPLE / "pipeline.yaml")
     assert missing.returncode == 2
     assert "there is no learner 'soft-topk'" in missing.stderr
 
 
-def test_it_passes_its_conformance_suite(site, tmp_path):
-    done = run("-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", PROJECT / "tests", site=site,
+def test_it_passes_its_conformance_suite(python, site, tmp_path):
+    done = python("-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", PROJECT / "tests", site=site,
                cwd=tmp_path)
     assert done.returncode == 0, done.stdout
 
@@ -111,11 +89,11 @@ print(basis.learner.full_name)
 """
 
 
-def test_a_fresh_process_loads_what_was_trained(trained, site, tmp_path):
+def test_a_fresh_process_loads_what_was_trained(python, trained, site, tmp_path):
     """Codes and reconstructions are those of the formula, worked out here from the tensors on disk."""
     x = 2 * torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
     write_tensors(tmp_path / "x.safetensors", {"x": x})
-    done = run("-c", LOAD, trained, tmp_path, site=site)
+    done = python("-c", LOAD, trained, tmp_path, site=site)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "reprbasis-soft-topk/soft-topk"
     out, t = read_tensors(tmp_path / "out.safetensors"), read_tensors(trained / "tensors.safetensors")
@@ -128,7 +106,7 @@ def test_a_fresh_process_loads_what_was_trained(trained, site, tmp_path):
     assert torch.allclose(out["y"], (codes @ w["W_dec"] + w["b_dec"]) / scale + mean, atol=1e-4)
 
 
-def test_without_the_distribution_loading_names_it(trained, tmp_path):
-    done = run("-c", LOAD, trained, tmp_path)
+def test_without_the_distribution_loading_names_it(python, trained, tmp_path):
+    done = python("-c", LOAD, trained, tmp_path)
     assert done.returncode != 0
     assert "reprbasis-soft-topk" in done.stderr
