@@ -31,7 +31,7 @@ from torch import Tensor
 from reprbasis.errors import ReprBasisError
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
 from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace
-from reprbasis.kits.controls import untrained
+from reprbasis.kits.controls import training_settings, untrained
 from reprbasis.kits.intervals import Estimate, mean, ratio
 from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.fit import fit
@@ -179,7 +179,7 @@ class _Run:
     def per_site(self, selectors: str | Sequence[str]) -> dict[Site, Basis]:
         """A dictionary of its own for some sites, with an equal share of the parameters."""
         basis, out = self.inputs.basis, {}
-        config, training = basis.learner.config, basis.details["training"]
+        config, training = basis.learner.config, training_settings(self.inputs)
         same = {name: training[name] for name in ("normaliser", "norm_cap", "repeats", "seed")}
         batch = min(training["batch"], self.inputs.activations.tokens // 4)
         if "width" not in type(config).model_fields:
