@@ -16,7 +16,7 @@ def training_settings(inputs: EvaluationInputs) -> dict[str, Any]:
     the defaults of `fit` and the seed of the evaluation.
     """
     defaults = {"normaliser": "affine", "norm_cap": 4.0, "repeats": False, "batch": 4096, "seed": inputs.seed}
-    return defaults | inputs.basis.details.get("training", {})
+    return {**defaults, **inputs.basis.details.get("training", {})}
 
 
 def untrained(inputs: EvaluationInputs) -> Basis:
