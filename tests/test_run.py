@@ -112,6 +112,15 @@ def test_a_second_run_reuses_everything(registry, tmp_path):
     assert statuses(plan(pipeline(registry), registry, runs=tmp_path)) == {"a": "reused", "b": "reused"}
 
 
+def test_a_reused_step_keeps_the_time_it_took(registry, tmp_path):
+    first, second, third = (go(registry, tmp_path) for _ in range(3))
+    assert [s.made for s in first.steps] == [s.seconds for s in first.steps]
+    assert [s.made for s in third.steps] == [s.made for s in second.steps] == [s.made for s in first.steps]
+    assert [s.seconds for s in third.steps] == [0, 0]
+    (first.folder / "run.json").write_text("{}")  # then the times are unknown, nothing else
+    assert [(s.status, s.made) for s in go(registry, tmp_path).steps] == [("reused", 0), ("reused", 0)]
+
+
 @pytest.mark.parametrize("change", [{"value": 2.0}, {"seed": 1}])
 def test_what_goes_in_decides(registry, tmp_path, change):
     go(registry, tmp_path)

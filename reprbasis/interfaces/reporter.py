@@ -56,6 +56,7 @@ class StepRecord:
         seconds: time it took (0 when reused).
         config: its config after defaults, JSON values.
         error: message, when it failed.
+        made: time its artifact took to make, also when it is reused (0 where that is not known).
     """
 
     name: str
@@ -67,6 +68,7 @@ class StepRecord:
     seconds: float = 0.0
     config: Mapping[str, Any] | None = None
     error: str | None = None
+    made: float = 0.0
 
 
 @dataclass(frozen=True)

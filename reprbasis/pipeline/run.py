@@ -156,6 +156,7 @@ def _plan(spec: PipelineSpec, registry: Registry, runs: Path, until: str | None,
         wanted = wiring.ancestors(spec, until) | {until}
         order = [name for name in order if name in wanted]
     prints: dict[str, str] = {}
+    made = _made(runs / spec.name)
     records = []
     for name in order:
         step = spec.steps[name]
@@ -166,8 +167,19 @@ def _plan(spec: PipelineSpec, registry: Registry, runs: Path, until: str | None,
         output = registry.component("step", step.selection.name).component.output
         assert output is not None  # declared steps have one
         records.append(StepRecord(name, step.selection.name, prints[name], folder, output, status,
-                                  config=step.selection.dump()))
+                                  config=step.selection.dump(), made=made.get(prints[name], 0.0) if status == "reused" else 0.0))
     return records, info
+
+
+def _made(folder: Path) -> dict[str, float]:
+    """Fingerprint -> seconds that making the artifact took, as far as the last record of this run knows."""
+    if not (folder / "run.json").is_file():
+        return {}
+    try:
+        return {s.fingerprint: s.made for s in read_record(folder).steps}
+    except ArtifactError as error:
+        log.warning("the times of earlier steps are not known: %s", error)
+        return {}
 
 
 @contextmanager
@@ -245,7 +257,8 @@ class _Work:
             message = str(error) if isinstance(error, ReprBasisError) else f"{type(error).__name__}: {error}"
             self.update(index, replace(record, status="failed", seconds=time.monotonic() - began, error=message))
             raise
-        self.update(index, replace(record, status="done", seconds=time.monotonic() - began))
+        seconds = time.monotonic() - began
+        self.update(index, replace(record, status="done", seconds=seconds, made=seconds))
 
     def update(self, index: int, record: StepRecord) -> None:
         steps = list(self.record.steps)

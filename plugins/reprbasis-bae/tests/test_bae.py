@@ -129,7 +129,7 @@ class Found:
             x = causes @ (torch.linalg.qr(torch.randn(D, r, generator=torch.Generator().manual_seed(0))).Q.T * scale[:, None])
         cut = int(0.8 * len(x))
         learner = BAELearner(BAEConfig(**{"width": 128, "start": 0.1, "warmup": 0, **options}))
-        basis = fit(learner, activations_of({SITE: x[:cut]}, folder), rows=steps * 512, batch=512, lr=1e-3, repeats=True,
+        basis = fit(learner, activations_of({SITE: x[:cut]}, folder), rows=steps * 512, batch=512, lr=2e-3, repeats=True,
                     clip=None, capabilities=frozenset())
         fresh, self.causes = x[cut:], causes[cut:]
         self.bits = basis.encode(SITE, fresh)
@@ -189,9 +189,11 @@ def test_bits_pay_for_themselves(tmp_path):
     assert found.entropy.live == pytest.approx(4, abs=1)
 
 
-def test_the_gradient_matters(eight, tmp_path):
-    """With the released code's gradient (nearly straight-through) causes are lost or several bits share one."""
-    found = Found(tmp_path, 8, 0.5, gradient="reference", **weights(8, 0.5))
-    assert found.fvu > 10 * eight.fvu
-    assert found.fvu > 0.02
-    assert abs(found.entropy.marginal - 8) > 1
+@pytest.mark.parametrize(("gradient", "fvu"), [("identity", 0.0), ("printed", 0.2)])
+def test_the_gradient_matters(gradient, fvu, eight, tmp_path):
+    """Straight through, causes are found but several bits share one (measured: 11.6 bits of a true 8, as in the released code);
+    with the gradient as printed in the paper nothing is found (FVU 0.44, 125 bits).
+    """
+    found = Found(tmp_path, 8, 0.5, gradient=gradient, **weights(8, 0.5))
+    assert found.entropy.marginal > eight.entropy.marginal + 1
+    assert found.fvu >= fvu

@@ -38,6 +38,11 @@ class MarkdownConfig(ComponentConfig):
     names: tuple[str, ...] = ("l0", "ev", "kl_recovered", "ce_recovered")
     """Measurements in the table per site."""
 
+    compare: tuple[str, ...] = ()
+    """For runs with several evaluations: one table per site with these measurements as columns and every evaluation as a row, in
+    place of the tables for one evaluation.
+    """
+
     features: int = Field(20, ge=0)
     """Feature cards shown."""
 

@@ -6,13 +6,14 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from reprbasis.artifacts.manifest import write_bytes
 from reprbasis.interfaces.reporter import Reporter, RunRecord
 
 from .config import MarkdownConfig
-from .findings import TOGETHER, family, saved
+from .findings import TOGETHER, Saved, family, saved
 
 if TYPE_CHECKING:
     from reprbasis.registry import Registry
@@ -39,17 +40,20 @@ def page(run: RunRecord, config: MarkdownConfig) -> str:
     """The page as text."""
     steps = saved(run)
     found = [m for s in steps for m in s.rows("measurements")]
-    notes = [n for s in steps for n in s.rows("notes")]
+    notes = dict.fromkeys(n for s in steps for n in s.rows("notes"))
     source = Path(run.source).as_posix() if run.source else "PIPELINE"
     changed = [f" --set {shlex.quote(o)}" for o in run.overrides if not o.startswith("report")]
     command = f"reprbasis run {Path(source).name if Path(source).is_absolute() else source}" + "".join(changed)
     model = ", ".join(f"{k} {v}" for k, v in run.model.items() if k in ("checkpoint", "family", "dtype", "n_layers", "d_model"))
-    parts = [f"# Results of `{run.name}`", f"Command: `{command}`. Date: {run.started[:10]}. Seed: {run.seed} (one seed).",
+    seeds = " (one seed)" if not config.compare else ""
+    parts = [f"# Results of `{run.name}`", f"Command: `{command}`. Date: {run.started[:10]}. Seed: {run.seed}{seeds}.",
              f"Model: {model or 'none'}; weights {str(run.model.get('revision'))[:12]}.", "", *(f"- {n}" for n in notes)]
     parts += ["", "## Steps", "", *_table(("step", "component", "status", "seconds"), (
-        (s.step.name, s.step.component, s.step.status, f"{s.step.seconds:.0f}") for s in steps))]
+        (s.step.name, s.step.component, s.step.status, f"{s.step.made:.0f}") for s in steps))]
     parts += ["", *config.comment.strip().splitlines()] if config.comment else []
-    if found:
+    if found and config.compare:
+        parts += ["", "## Evaluations side by side", "", *_medians(steps, config.compare), "", *_compare(steps, config.compare)]
+    elif found:
         parts += ["", "## What beats what", "", *_wins(found), "", "## All at once and overall", "", *_overall(found)]
         about = "Value [95 % interval]; `n` is the number of units it rests on."
         parts += ["", "## Per site", "", about, "", *_sites(found, config.names)]
@@ -109,6 +113,41 @@ def _sites(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str
     sites = dict.fromkeys(m["site"] for m in rows)
     body = ((s, str(max(at[k]["n"] for k in at if k[0] == s)), *(_cell(at.get((s, n, c))) for n, c in columns)) for s in sites)
     return _table(("site", "n", *(f"{n} {c}" for n, c in columns)), body)
+
+
+def _medians(steps: Sequence[Saved], names: Sequence[str]) -> list[str]:
+    """One row for each evaluation: medians over sites under its main condition (the first), and how long its own inputs took."""
+    several = [s for s in steps if s.manifest and s.rows("measurements")]
+    inputs = [set(s.manifest.inputs.values()) for s in several if s.manifest]
+    own = [used - set.intersection(*inputs) for used in inputs]
+    made = {s.step.fingerprint: s.step.made for s in steps}
+    rows = []
+    for s, used in zip(several, own, strict=True):
+        main = s.rows("measurements")[0]["condition"]
+        values = ([m["value"] for m in s.rows("measurements") if (m["name"], m["condition"]) == (n, main)] for n in names)
+        seconds = sum(made.get(fingerprint, 0.0) for fingerprint in used)
+        rows.append((s.step.name, f"{seconds:.0f}" if seconds else "-", *(_number(median(v)) if v else "" for v in values)))
+    about = "Medians over sites under the first condition of each. Seconds: making those inputs that not all evaluations share."
+    return [about, "", *_table(("evaluation", "seconds", *names), rows)]
+
+
+def _compare(steps: Sequence[Saved], names: Sequence[str]) -> list[str]:
+    """One table per site; a condition that is the same in every evaluation (such as mean ablation) has one row."""
+    sites: dict[str, dict[str, dict[str, dict[str, str]]]] = {}  # site -> condition -> step -> name -> cell
+    for s in steps:
+        for m in s.rows("measurements"):
+            if m["name"] in names:
+                of = sites.setdefault(m["site"] or "overall", {}).setdefault(m["condition"], {})
+                of.setdefault(s.step.name, {})[m["name"]] = _cell(m)
+    out = ["Value [95 % interval]."]
+    for site, conditions in sites.items():
+        rows = []
+        for condition, by_step in conditions.items():
+            shared = len(by_step) > 1 and len({tuple(cells.items()) for cells in by_step.values()}) == 1
+            for step, cells in list(by_step.items())[:1 if shared else None]:
+                rows.append(("(all)" if shared else step, condition, *(cells.get(n, "") for n in names)))
+        out += ["", f"### {site}", "", *_table(("evaluation", "condition", *names), rows)]
+    return out
 
 
 def _features(cards: Sequence[Mapping[str, Any]]) -> list[str]:

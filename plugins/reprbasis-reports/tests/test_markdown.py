@@ -14,7 +14,7 @@ def test_the_page(tmp_path):
     context = Context(["a|b", "\n", "`c`"], [0, 2.0, 0], 1, "resid.1")
     card = FeatureCard(7, 0.1, 2.0, {"resid.1": 0.9}, [context], [(" x", 1.0)])
     folder = save(Findings(rows, [], [card], ["Held-out text: 100 tokens."]), tmp_path / "eval-0")
-    run = RunRecord("demo", tmp_path, [StepRecord("eval", "x/evaluate", "0", folder, "findings", "done", 12.0)],
+    run = RunRecord("demo", tmp_path, [StepRecord("eval", "x/evaluate", "0", folder, "findings", "done", 12.0, made=12.0)],
                     {"checkpoint": "tiny", "revision": "abc"}, 3, "2026-01-02T03:04:05", "examples/demo.yaml",
                     ["steps.a.b=[1, 2]"])
     text = rb.create("reporter", "markdown", comment="It works.").run_ended(run, rb.registry()).read_text()
@@ -33,3 +33,19 @@ def test_a_failed_run_has_a_page_too(tmp_path):
     run = RunRecord("demo", tmp_path, [step], {}, 0, "2026")
     text = rb.create("reporter", "markdown").run_ended(run, rb.registry()).read_text()
     assert "| a | x/harvest | failed | 0 |" in text
+
+
+def test_several_evaluations_have_their_medians_and_the_time_of_their_own_inputs(tmp_path):
+    steps = [StepRecord("acts", "x/harvest", "f0", tmp_path / "no", "activations", "failed", made=100.0)]
+    for i, (name, values) in enumerate((("small", (0.2, 0.4, 0.9)), ("large", (0.1, 0.3, 0.5)))):
+        rows = [Measurement("fvu", v, 10, None, None, c, f"resid.{j}") for c, offset in (("global", 0), ("untrained", 5))
+                for j, v in enumerate(v + offset for v in values)]
+        rows.append(Measurement("dead_share", 0.25, 10, condition="global"))
+        folder = save(Findings(rows), tmp_path / name, fingerprint=f"e{i}", inputs={"activations": "f0", "basis": f"b{i}"})
+        steps += [StepRecord(f"learn-{name}", "x/learn", f"b{i}", tmp_path / "no", "basis", "failed", made=7.0 + i),
+                  StepRecord(name, "x/evaluate", f"e{i}", folder, "findings", "reused", made=1.0)]
+    run = RunRecord("demo", tmp_path, steps, {}, 0, "2026")
+    text = rb.create("reporter", "markdown", compare=["fvu", "dead_share", "l0"]).run_ended(run, rb.registry()).read_text()
+    assert "| evaluation | seconds | fvu | dead_share | l0 |" in text
+    assert "| small | 7 | 0.4 | 0.25 |  |" in text
+    assert "| large | 8 | 0.3 | 0.25 |  |" in text
