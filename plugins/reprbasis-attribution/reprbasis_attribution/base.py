@@ -4,7 +4,7 @@ Shapes: B batch, T tokens, D width, K latents, P places (see `reprbasis.kits.nod
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from reprbasis.errors import DataError, UserError
 from reprbasis.interfaces.metric import Metric
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import AttributionScorer, ContrastBatch, ScoreTable
-from reprbasis.kits.nodes import Baseline, Nodes, Places, State, baseline_of
+from reprbasis.kits.nodes import Nodes, Places, State, baseline_of
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
@@ -37,6 +37,28 @@ class Part:
     site: Site
     values: Tensor
     effect: float | None = None
+
+
+class Total:
+    """Sums over batches."""
+
+    def __init__(self, places: Places, basis: Basis, device: torch.device) -> None:
+        self.values = {s: torch.zeros(len(places), basis.d_dict + 1, dtype=torch.float64, device=device) for s in basis.sites}
+        self.effects: dict[Site, float] = {}
+        self.clean, self.n = 0.0, 0
+
+    def add(self, nodes: Nodes, metric: Metric[Any], parts: Iterable[Part]) -> None:
+        """One batch more."""
+        for part in parts:
+            self.values[part.site] += part.values
+            if part.effect is not None:
+                self.effects[part.site] = self.effects.get(part.site, 0.0) + part.effect
+        self.clean += float(nodes.measure(metric).sum())
+        self.n += nodes.n
+
+    def completeness(self) -> dict[str, dict[str, float]]:
+        """For each site whose effect is known: sum of its scores, effect of replacing it whole, and their difference."""
+        return {str(s): compared(float(self.values[s].sum()) / self.n, effect / self.n) for s, effect in self.effects.items()}
 
 
 class NodeScorer(AttributionScorer[C]):
@@ -63,25 +85,16 @@ class NodeScorer(AttributionScorer[C]):
         """
         checked(self.full_name, batches, metric, differentiates=self.differentiates)
         places = Places.of(self.config.index, batches)
-        baseline = baseline_of(self.config.baseline, model, basis, batches, places=self.config.mean_over)
-        totals = {s: torch.zeros(len(places), basis.d_dict + 1, dtype=torch.float64, device=model.device) for s in basis.sites}
-        effects: dict[Site, float] = {}
-        clean, n = 0.0, 0
-        for item in batches:
-            nodes = self.nodes(model, basis, item, baseline, metric)
-            for part in self.parts(nodes, metric, places):
-                totals[part.site] += part.values
-                if part.effect is not None:
-                    effects[part.site] = effects.get(part.site, 0.0) + part.effect
-            clean += float(nodes.measure(metric).sum())
-            n += nodes.n
-        return table(self, basis, places, {s: v / n for s, v in totals.items()}, metric,
-                     {"n": n, "clean": clean / n, "completeness": completeness(totals, effects, n)})
+        total = Total(places, basis, model.device)
+        for nodes in self.runs(model, basis, batches, metric):
+            total.add(nodes, metric, self.parts(nodes, metric, places))
+        return table(self, basis, places, total, metric)
 
-    def nodes(self, model: ModelAdapter[Any], basis: Basis, item: ContrastBatch, baseline: Baseline,
-              metric: Metric[Any]) -> Nodes:
-        """The clean run of a batch."""
-        return Nodes.of(model, basis, item, baseline, metric=metric, protect=self.config.protect)
+    def runs(self, model: ModelAdapter[Any], basis: Basis, batches: Sequence[ContrastBatch],
+             metric: Metric[Any]) -> Iterator[Nodes]:
+        """The clean run of each batch, one at a time."""
+        baseline = baseline_of(self.config.baseline, model, basis, batches, places=self.config.mean_over)
+        return (Nodes.of(model, basis, item, baseline, metric=metric, protect=self.config.protect) for item in batches)
 
 
 def checked(name: str, batches: Sequence[ContrastBatch], metric: Metric[Any], *, differentiates: bool) -> None:
@@ -93,23 +106,20 @@ def checked(name: str, batches: Sequence[ContrastBatch], metric: Metric[Any], *,
                         do="use a metric such as logit-diff, or the scorer patching")
 
 
-def completeness(totals: dict[Site, Tensor], effects: dict[Site, float], n: int) -> dict[str, dict[str, float]]:
-    """For each site whose effect is known: sum of its scores, effect of replacing it whole, and their difference."""
-    out = {}
-    for site, effect in effects.items():
-        total = float(totals[site].sum()) / n
-        out[str(site)] = {"sum": total, "effect": effect / n, "residual": total - effect / n}
-    return out
+def compared(total: float, effect: float) -> dict[str, float]:
+    """A sum of scores beside the effect it should equal."""
+    return {"sum": total, "effect": effect, "residual": total - effect}
 
 
-def table(scorer: NodeScorer[Any], basis: Basis, places: Places, values: dict[Site, Tensor], metric: Metric[Any],
-          details: dict[str, Any]) -> ScoreTable:
-    """The scores as an artifact."""
+def table(scorer: NodeScorer[Any], basis: Basis, places: Places, total: Total, metric: Metric[Any],
+          details: Mapping[str, Any] | None = None) -> ScoreTable:
+    """Means over the examples, as an artifact."""
     kind = basis.normaliser.mean.dtype
-    nodes = {s: (v[0] if places.kind == "shared" else v).to(kind).cpu() for s, v in values.items()}
+    nodes = {s: ((v[0] if places.kind == "shared" else v) / total.n).to(kind).cpu() for s, v in total.values.items()}
     about = {"scorer": scorer.full_name, "options": scorer.config.model_dump(mode="json"),
-             "metric": metric.full_name or type(metric).__name__, "index": places.kind, "rows": list(places.names)}
-    return ScoreTable(nodes, details={**about, **details})
+             "metric": metric.full_name or type(metric).__name__, "index": places.kind, "rows": list(places.names),
+             "n": total.n, "clean": total.clean / total.n, "completeness": total.completeness()}
+    return ScoreTable(nodes, details={**about, **(details or {})})
 
 
 def spread(nodes: Nodes, places: Places, latents: Tensor, error: Tensor) -> Tensor:

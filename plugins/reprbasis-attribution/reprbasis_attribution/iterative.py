@@ -17,11 +17,11 @@ from reprbasis.interfaces.metric import Metric
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch, ScoreTable
 from reprbasis.interfaces.tokens import TokenBatch
-from reprbasis.kits.nodes import Nodes, Places, baseline_of
+from reprbasis.kits.nodes import Nodes, Places, stream_before
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
-from .base import NodeScorer, Part, checked, completeness, moves, spread, table
+from .base import NodeScorer, Part, Total, checked, compared, moves, spread, table
 from .config import IterativeConfig
 from .gradients import along, points, scores
 
@@ -31,39 +31,11 @@ Masks = dict[Site, Tensor]
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of one batch in a circuit, the circuit's metric (a sum over examples), and how much it falls without any node."""
+    """Scores of one batch in a circuit, the circuit's metric summed over examples, and (`joint`) its fall without any node."""
 
     parts: list[Part]
     inside: float
-    effect: float | None = None
-
-
-class Total:
-    """Sums over the batches of a round."""
-
-    def __init__(self, places: Places, basis: Basis, device: torch.device) -> None:
-        self.values = {s: torch.zeros(len(places), basis.d_dict + 1, dtype=torch.float64, device=device) for s in basis.sites}
-        self.effects: dict[Site, float] = {}
-        self.clean = self.inside = self.effect = 0.0
-        self.n = 0
-
-    def add(self, nodes: Nodes, metric: Metric[Any], found: Scored) -> None:
-        """One batch more."""
-        for part in found.parts:
-            self.values[part.site] += part.values
-            if part.effect is not None:
-                self.effects[part.site] = self.effects.get(part.site, 0.0) + part.effect
-        self.clean += float(nodes.measure(metric).sum())
-        self.inside += found.inside
-        self.effect += found.effect or 0.0
-        self.n += nodes.n
-
-    def completeness(self) -> dict[str, dict[str, float]]:
-        """Of each site; of all sites together if they moved together."""
-        if self.effects:
-            return completeness(self.values, self.effects, self.n)
-        total = sum(float(v.sum()) for v in self.values.values()) / self.n
-        return {"all": {"sum": total, "effect": self.effect / self.n, "residual": total - self.effect / self.n}}
+    effect: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,15 +54,16 @@ class Seen:
 class IterativeScorer(NodeScorer[IterativeConfig]):
     """Rounds r = 1 .. R of `ig` in the circuit left by the round before, which keep A (nodes / A)^(r / R) nodes of A.
 
-    A counts the nodes that differ from their baseline somewhere. `path: site` moves all kept nodes of one site from what they are
-    in the circuit to their baseline; `path: joint` moves the kept nodes of all sites together, so that all scores add up to
-    m(circuit) - m(no node). The score of a node is that of the last round it took part in; scores of dropped nodes are scaled
-    down, where need be, so that no dropped node outranks one that stayed: the ranking is nested.
+    A counts the nodes that differ from their baseline somewhere. The first round is in the whole model.
+    `path: site` moves all kept nodes of one site from what they are in the circuit to their baseline; `path: joint` moves the
+    kept nodes of all sites together, so that all scores add up to m(circuit) - m(no node). The score of a node is that of the
+    last round it took part in; scores of dropped nodes are scaled down, where need be, so that no dropped node outranks one
+    that was dropped later or stayed: the ranking is nested.
 
     `details["rounds"]` gives nodes and mean metric of each circuit; completeness is that of the last round.
 
     Cost of a batch with S sites: `site`: R (S + 1) forwards and R S N (forward + backward) of the model after each site;
-    `joint`: R (N + 2) forwards and R N backwards; both: 2 forwards for each round to have the clean run again.
+    `joint`: R (N + 2) forwards and R N backwards; both: 2 (R + 1) forwards for the clean and corrupted runs.
     """
 
     def parts(self, nodes: Nodes, metric: Metric[Any], places: Places) -> Iterator[Part]:
@@ -103,37 +76,36 @@ class IterativeScorer(NodeScorer[IterativeConfig]):
         """See the class."""
         checked(self.full_name, batches, metric, differentiates=True)
         places = Places.of(self.config.index, batches)
-        baseline = baseline_of(self.config.baseline, model, basis, batches, places=self.config.mean_over)
-
-        def runs() -> Iterator[Nodes]:
-            return (self.nodes(model, basis, item, baseline, metric) for item in batches)
-
-        sizes = {s: torch.zeros(len(places), basis.d_dict + 1, dtype=torch.float64, device=model.device) for s in basis.sites}
-        for nodes in runs():
-            for part in self.parts(nodes, metric, places):
-                sizes[part.site] += part.values
-        kept = {s: v > 0 for s, v in sizes.items()}
-        start = sum(int(m.sum()) for m in kept.values())
-        values = {s: torch.zeros_like(v) for s, v in sizes.items()}
+        sizes = Total(places, basis, model.device)
+        for nodes in self.runs(model, basis, batches, metric):
+            sizes.add(nodes, metric, self.parts(nodes, metric, places))
+        kept = {s: v > 0 for s, v in sizes.values.items()}
+        start, values = count(kept), {s: torch.zeros_like(v) for s, v in sizes.values.items()}
         rounds: list[dict[str, float]] = []
         dropped: list[Masks] = []
         score_in = self._joint if self.config.path == "joint" else self._by_site
         for number in range(1, self.config.rounds + 1):
-            masks = {s: m.to(basis.normaliser.mean.dtype) for s, m in kept.items()}
-            total = Total(places, basis, model.device)
-            for nodes in runs():
-                total.add(nodes, metric, score_in(nodes, metric, places, masks))
+            inside = {s: torch.ones_like(m) for s, m in kept.items()} if number == 1 else kept
+            masks = {s: m.to(basis.normaliser.mean.dtype) for s, m in inside.items()}
+            total, circuit, effect = Total(places, basis, model.device), 0.0, 0.0
+            for nodes in self.runs(model, basis, batches, metric):
+                found = score_in(nodes, metric, places, masks)
+                total.add(nodes, metric, found.parts)
+                circuit, effect = circuit + found.inside, effect + found.effect
             for site, mask in kept.items():
                 values[site][mask] = total.values[site][mask]
-            rounds.append({"nodes": sum(int(m.sum()) for m in kept.values()), "metric": total.inside / total.n})
+            rounds.append({"nodes": count(kept), "metric": circuit / total.n})
             goal = round(start * (min(self.config.nodes, start) / max(start, 1)) ** (number / self.config.rounds))
             stay = best(total.values, kept, goal, signed=self.config.order == "positive")
             dropped.append({s: kept[s] & ~stay[s] for s in kept})
             kept = stay
+        complete = total.completeness()
+        if self.config.path == "joint":
+            complete = {"all": compared(sum(float(v.sum()) for v in total.values.values()) / total.n, effect / total.n)}
         nest(values, kept, dropped)
-        details = {"n": total.n, "clean": total.clean / total.n, "completeness": total.completeness(),
-                   "rounds": [*rounds, {"nodes": sum(int(m.sum()) for m in kept.values())}]}
-        return table(self, basis, places, {s: v / total.n for s, v in values.items()}, metric, details)
+        total.values = values
+        details = {"completeness": complete, "rounds": [*rounds, {"nodes": count(kept)}]}
+        return table(self, basis, places, total, metric, details)
 
     def _by_site(self, nodes: Nodes, metric: Metric[Any], places: Places, masks: Masks) -> Scored:
         """One path for each site, from the circuit's values; and the metric of the circuit."""
@@ -148,7 +120,8 @@ class IterativeScorer(NodeScorer[IterativeConfig]):
             state = nodes.state(site, seen[site])
             codes, error = state.at(keep.share[..., :-1], keep.share[..., -1:])
             here = replace(state, codes=codes, error=error)
-            later = [e for e in edits if info.depth(e.site) > info.depth(site)]
+            start = stream_before(info, site)
+            later = [e for e in edits if e.site != site and (start is None or info.depth(e.site) > info.depth(start))]
             latents, value, end = along(nodes, metric, here, at, weights, rows=self.config.rows, edits=later, within=run)
             parts.append(Part(site, scores(nodes, places, here, latents, value), float((inside - end).sum())))
         return Scored(parts, float(inside.sum()))
@@ -176,12 +149,16 @@ def _replicas(nodes: Nodes, places: Places, masks: Tensor) -> Tensor:
     return places.spread(masks.movedim(1, 0), nodes.item, outside=1.0).movedim(2, 0)
 
 
-def best(scores: Masks, among: Masks, count: int, *, signed: bool) -> Masks:
-    """The `count` nodes of largest |score| (or score) among those that are on; earlier sites win ties."""
+def count(masks: Masks) -> int:
+    """Nodes that are on."""
+    return sum(int(m.sum()) for m in masks.values())
+
+
+def best(scores: Masks, among: Masks, most: int, *, signed: bool) -> Masks:
+    """The `most` nodes of largest |score| (or score) among those that are on; earlier sites win ties."""
     flat = torch.cat([torch.where(among[s], v if signed else v.abs(), -torch.inf).flatten() for s, v in scores.items()])
-    count = min(count, sum(int(m.sum()) for m in among.values()))
     chosen = torch.zeros_like(flat, dtype=torch.bool)
-    chosen[flat.argsort(descending=True, stable=True)[:count]] = True
+    chosen[flat.argsort(descending=True, stable=True)[:min(most, count(among))]] = True
     parts = chosen.split([v.numel() for v in scores.values()])
     return {s: part.view_as(v) for part, (s, v) in zip(parts, scores.items(), strict=True)}
 

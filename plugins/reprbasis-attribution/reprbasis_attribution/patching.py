@@ -80,7 +80,7 @@ def effects(nodes: Nodes, metric: Metric[Any], places: Places, state: State, whi
     """
     clean, index, k = nodes.measure(metric), places.index(nodes.item), state.codes.shape[-1]
     out = [clean.new_zeros(0, nodes.n)]
-    for part in which.split(max(1, rows // nodes.n)):
+    for part in which.split(max(1, rows // nodes.n)) if len(which) else ():
         codes, error = state.codes.repeat(len(part), 1, 1, 1), state.error.repeat(len(part), 1, 1, 1)
         for row, (place, node) in enumerate(part.tolist()):
             here = index == place

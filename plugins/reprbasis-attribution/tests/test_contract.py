@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from reprbasis.testing import ScorerContract
 
 TOTALS = "scores effects along the direct path to the logits, not the total effect of an intervention"
@@ -34,15 +36,15 @@ class TestIterative(ScorerContract):
 
 class TestDirect(ScorerContract):
     name = "direct"
-    exempt = {"test_exact_on_a_linear_model": TOTALS, "test_scores_are_complete": TOTALS}
+    exempt: ClassVar = {"test_exact_on_a_linear_model": TOTALS, "test_scores_are_complete": TOTALS}
 
 
 class TestMagnitude(ScorerContract):
     name = "magnitude"
-    exempt = {"test_exact_on_a_linear_model": UNAWARE, "test_scores_are_complete": UNAWARE}
+    exempt: ClassVar = {"test_exact_on_a_linear_model": UNAWARE, "test_scores_are_complete": UNAWARE}
 
 
 class TestRandom(ScorerContract):
     name = "random"
-    exempt = {"test_exact_on_a_linear_model": UNAWARE, "test_scores_are_complete": UNAWARE,
-              "test_batches_are_weighted_by_their_examples": "a number belongs to a node, whatever the batches"}
+    exempt: ClassVar = {"test_exact_on_a_linear_model": UNAWARE, "test_scores_are_complete": UNAWARE,
+                        "test_batches_are_weighted_by_their_examples": "a number belongs to a node, whatever the batches"}
