@@ -77,6 +77,7 @@ def findings(tmp_path):
     values, shifts = {"resid.0": 0.1, "resid.1": 0.2, "embed": 0.45}, {"global": 0.0, "untrained": 0.5}
     rows = [Measurement("fvu", v + shift, 100, v + shift - 0.1, v + shift + 0.1, condition, site)
             for condition, shift in shifts.items() for site, v in values.items()]
+    rows += [Measurement("kl", 0.3, 7, 0.2, 0.4, "global", "all resid.*", "nats"), Measurement("reuse", 0.5, 8, condition="global")]
     return rb.save(Findings(rows, notes=["Measured on held-out text."]), tmp_path / "runs" / "eval", inputs={"basis": "f" * 64})
 
 
@@ -106,7 +107,8 @@ def test_the_card_tells_what_it_is(saved, findings):
     assert "base_model: org/tiny-llama" in head
     for told in ("# my-basis", "org/tiny-llama, revision `abc`", "5: `embed`, `mlp_out` (layers 0 to 1), `resid` (layers 0 to 1)",
                  "width 8, 8 latents", "`toys/toy-dictionary`", "rows 2048", "`toys/toy-words`, 600 tokens",
-                 "| fvu | global | 3 | 0.2 | 0.1 | 0.45 | 100 |", "| fvu | untrained | 3 | 0.7 | 0.6 | 0.95 | 100 |",
+                 "| fvu | global | 3 sites | 0.2 (0.1 to 0.45) | 100 |\n| fvu | untrained | 3 sites | 0.7 (0.6 to 0.95) | 100 |",
+                 "| kl (nats) | global | all resid.* | 0.3 [0.2, 0.4] | 7 |", "| reuse | global | everything | 0.5 | 8 |",
                  "Measured on held-out text.", "reprbasis pull me/my-basis my-basis", "pip install reprbasis toys",
                  "The dictionary: apache-2.0.", "tensors.safetensors"):
         assert told in text, told

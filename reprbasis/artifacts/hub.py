@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from statistics import median
 from typing import Any, Protocol
 
 from ..errors import ArtifactError, UserError
@@ -141,7 +142,7 @@ def card(manifest: Manifest, *, repo: str, findings: Manifest | None = None, lic
     install = " ".join(["reprbasis", *([package] if package not in ("", "reprbasis") else [])])
     parts += ["## Use", f"```sh\npip install {install}\nreprbasis pull {repo} my-{manifest.type}\n```\n\n"
               f"```python\nimport reprbasis as rb\n\n{manifest.type} = rb.load(\"my-{manifest.type}\")\n```"]
-    parts += ["## Measured", *_measured(findings)]
+    parts += ["## Measured", *_measured(findings, facts.get("sites", []))]
     parts += ["## Options", "```json\n" + _json({k: facts[k] for k in ("config", "training") if k in facts}) + "\n```"]
     stated = f"The dictionary: {license}." if license else "The owner has not stated a licence for the dictionary."
     parts += ["## Licence", f"{stated} It was learned from activations of {base or 'a model'}; what the licences of that model "
@@ -205,26 +206,36 @@ def _ranges(layers: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans)
 
 
-def _measured(findings: Manifest | None) -> Iterator[str]:
+def _measured(findings: Manifest | None, sites: Sequence[str]) -> Iterator[str]:
     if findings is None:
         yield "No measurements came with this upload."
         return
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
     for m in findings.facts["measurements"]:
-        groups.setdefault((m["name"], m["condition"], m["unit"]), []).append(m)
-    rows = []
-    for (name, condition, unit), found in groups.items():
-        values = sorted(float(m["value"]) for m in found)
-        middle = len(values) // 2
-        median = values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
-        sizes = sorted({int(m["n"]) for m in found})
-        rows.append((name + (f" ({unit})" if unit else ""), condition, str(len(found)), *(f"{v:.4g}" for v in
-                     (median, values[0], values[-1])), str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"))
-    yield ("Each measurement stands beside its controls (condition). Median, lowest and highest are over the sites it was taken "
-           "at, n is the number of units (tokens, latents) at one site; the findings artifact has 95 % intervals for every site.")
-    yield _table(("measurement", "condition", "sites", "median", "lowest", "highest", "n"), rows)
+        where = "" if m["site"] in sites else m["site"] or "everything"
+        of_name = groups.setdefault(m["name"] + (f" ({m['unit']})" if m["unit"] else ""), {})
+        of_name.setdefault((where, m["condition"]), []).append(m)
+    rows = [(name, condition, where or f"{len(found)} sites", _value(found, alone=bool(where)), _span([m["n"] for m in found]))
+            for name, of_name in groups.items() for (where, condition), found in of_name.items()]
+    yield ("Each measurement stands beside its controls (condition). Over several sites: median (lowest to highest); at one place: "
+           "value [95 % interval]. n is the number of units (tokens, latents) of each value. The findings artifact has the intervals "
+           "of every site.")
+    yield _table(("measurement", "condition", "where", "value", "n"), rows)
     for note in findings.facts.get("notes", ()):
         yield str(note)
+
+
+def _value(found: Sequence[Mapping[str, Any]], *, alone: bool) -> str:
+    values = [float(m["value"]) for m in found]
+    if not alone:
+        return f"{median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+    low, high = found[0]["low"], found[0]["high"]
+    return f"{values[0]:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _findings(folder: Path, about: Manifest) -> Manifest:
