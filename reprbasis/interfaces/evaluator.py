@@ -70,8 +70,29 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image and how active a latent is on each of its tokens.
+
+    Args:
+        image: data URI (`data:image/png;base64,...`); empty if no picture was kept.
+        rows, columns: how the image's tokens lie over it.
+        values: activation of each token, row by row; shorter than rows * columns where the image was cut.
+        peak: which of them the context is about.
+    """
+
+    image: str
+    rows: int
+    columns: int
+    values: Sequence[float]
+    peak: int
+
+
+@dataclass(frozen=True)
 class Context:
-    """A stretch of text around a token where a latent is active: token strings, activation of each, and which is the peak."""
+    """A stretch of text around a token where a latent is active: token strings, activation of each, and which is the peak.
+
+    If the peak is a piece of an image, `picture` shows it, and the image's other tokens are left out of the text.
+    """
 
     tokens: Sequence[str]
     values: Sequence[float]
@@ -79,6 +100,7 @@ class Context:
     site: str
     sequence: int = -1
     special: Sequence[bool] = ()
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +164,10 @@ class Findings(Artifact):
     @classmethod
     def load(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], registry: Registry) -> Self:
         """Inverse of `tensors` and `facts`."""
-        cards = [FeatureCard(**{**f, "contexts": [Context(**c) for c in f["contexts"]]}) for f in facts["features"]]
+        def context(c: Mapping[str, Any]) -> Context:
+            return Context(**{**c, "picture": Picture(**c["picture"]) if c.get("picture") else None})
+
+        cards = [FeatureCard(**{**f, "contexts": [context(c) for c in f["contexts"]]}) for f in facts["features"]]
         return cls([Measurement(**m) for m in facts["measurements"]], [Figure(**f) for f in facts["figures"]], cards,
                    facts["notes"], dict(tensors))
 

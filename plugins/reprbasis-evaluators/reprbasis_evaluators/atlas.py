@@ -24,6 +24,7 @@ from reprbasis.interfaces.evaluator import (
     Measurement,
 )
 from reprbasis.interfaces.reporter import Progress, Silent
+from reprbasis.kits.contexts import context
 from reprbasis.kits.controls import untrained
 from reprbasis.runtime.activations import Activations
 from reprbasis.runtime.basis import Basis
@@ -198,9 +199,6 @@ class Atlas(Evaluator[AtlasConfig]):
     def contexts(self, inputs: EvaluationInputs, found: Census, latents: Sequence[int]) -> dict[int, list[Context]]:
         """Top contexts of each latent, no two with the same tokens up to the peak and at most two of one sequence."""
         activations, basis, table = inputs.activations, inputs.basis, inputs.activations.table
-        decode = inputs.model.tokenizer.decode
-        special = table.flags.get("special")
-        starts = torch.tensor([0, *torch.tensor(activations.shards).cumsum(0).tolist()])
         bounds = dict(table.spans())
         out: dict[int, list[Context]] = {}
         with inputs.progress.task("contexts", total=len(latents), unit="features") as task:
@@ -214,18 +212,12 @@ class Atlas(Evaluator[AtlasConfig]):
                     at, site = int(found.token[c, k]), basis.sites[int(found.site[c, k])]
                     sequence = int(table.sequences[at])
                     span = bounds[sequence]
-                    low, high = max(at - self.config.window, span.start), min(at + self.config.window + 1, span.stop)
-                    heard = tuple(table.ids[max(at - 5, span.start):at + 1].tolist())
+                    heard = tuple(table.shown[max(at - 5, span.start):at + 1].tolist())
                     if heard in seen or per_sequence.get(sequence, 0) >= 2:
                         continue
                     seen.add(heard)
                     per_sequence[sequence] = per_sequence.get(sequence, 0) + 1
-                    shard = int(torch.searchsorted(starts, at, right=True)) - 1
-                    x = activations.read(site, shard, slice(low - int(starts[shard]), high - int(starts[shard])))
-                    z = basis.encode(site, x)[:, k]
-                    chosen.append(Context(
-                        [decode([int(i)]) for i in table.ids[low:high]], [round(float(v), 3) for v in z], at - low, str(site),
-                        sequence, [] if special is None else special[low:high].tolist()))
+                    chosen.append(context(activations, basis, inputs.model.tokenizer, at, site, k, window=self.config.window))
                 out[int(k)] = chosen
                 task.update(done + 1)
         return out

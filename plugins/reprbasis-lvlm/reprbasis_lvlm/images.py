@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -225,19 +225,3 @@ def _digest(picture: Picture) -> int:
     found = hashlib.sha256(b"".join(v.numpy().tobytes() for v in picture.inputs.values())).digest()
     return int.from_bytes(found[:7], "big") + 2**40
 
-
-def runs(image: Tensor, frames: Tensor) -> Iterator[tuple[int, int, int, int]]:
-    """(first token, tokens there, rows, columns) of each frame of a sequence; a frame that was cut has fewer tokens.
-
-    Args:
-        image: [T] bool, the flag.
-        frames: [F, 2] rows and columns of each frame.
-    """
-    places = image.nonzero().flatten().tolist()
-    at = 0
-    for rows, columns in frames.tolist():
-        if at >= len(places):
-            return
-        size = min(rows * columns, len(places) - at)
-        yield places[at], size, rows, columns
-        at += rows * columns

@@ -23,6 +23,7 @@ from transformers.vision_utils import get_vision_window_index
 from reprbasis.errors import DataError
 from reprbasis.interfaces.model import ModelInfo, Start
 from reprbasis.interfaces.tokens import Example, TokenBatch, TokenSequence
+from reprbasis.kits.contexts import runs
 from reprbasis.kits.hf import HFAdapter
 from reprbasis.kits.hf_layout import part
 from reprbasis.kits.hf_run import Past, Visitor
@@ -30,7 +31,7 @@ from reprbasis.sites import Site
 
 from .config import LvlmConfig
 from .families import FAMILIES, Family
-from .images import READERS, runs
+from .images import READERS
 
 _OUT = Site("vision.out")
 
