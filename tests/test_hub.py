@@ -77,7 +77,8 @@ def findings(tmp_path):
     values, shifts = {"resid.0": 0.1, "resid.1": 0.2, "embed": 0.45}, {"global": 0.0, "untrained": 0.5}
     rows = [Measurement("fvu", v + shift, 100, v + shift - 0.1, v + shift + 0.1, condition, site)
             for condition, shift in shifts.items() for site, v in values.items()]
-    rows += [Measurement("kl", 0.3, 7, 0.2, 0.4, "global", "all resid.*", "nats"), Measurement("reuse", 0.5, 8, condition="global")]
+    rows += [Measurement("kl", 0.3, 7, 0.2, 0.4, "global", "all resid.*", "nats"),
+             Measurement("reuse", 0.5, 8, condition="global")]
     return rb.save(Findings(rows, notes=["Measured on held-out text."]), tmp_path / "runs" / "eval", inputs={"basis": "f" * 64})
 
 

@@ -217,9 +217,9 @@ def _measured(findings: Manifest | None, sites: Sequence[str]) -> Iterator[str]:
         of_name.setdefault((where, m["condition"]), []).append(m)
     rows = [(name, condition, where or f"{len(found)} sites", _value(found, alone=bool(where)), _span([m["n"] for m in found]))
             for name, of_name in groups.items() for (where, condition), found in of_name.items()]
-    yield ("Each measurement stands beside its controls (condition). Over several sites: median (lowest to highest); at one place: "
-           "value [95 % interval]. n is the number of units (tokens, latents) of each value. The findings artifact has the intervals "
-           "of every site.")
+    yield ("Each measurement stands beside its controls (condition). Over several sites: median (lowest to highest); at one "
+           "place: value [95 % interval]. n is the number of units (tokens, latents) of each value. The findings artifact has "
+           "the intervals of every site.")
     yield _table(("measurement", "condition", "where", "value", "n"), rows)
     for note in findings.facts.get("notes", ()):
         yield str(note)
