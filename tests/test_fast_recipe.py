@@ -1,4 +1,4 @@
-"""The training recipe of FAST (Li et al. 2025): its schedules, its density, the buffer's work (sae verification cases 10, 17, 22)."""
+"""The training recipe of FAST (Li et al. 2025): schedules, density, the work of the buffer, steering (cases 10, 17, 19, 22)."""
 
 import logging
 from dataclasses import dataclass

@@ -104,3 +104,16 @@ def test_a_harvest_in_blocks_can_be_learned_from(harvests):
     assert basis.encode(Site("resid", 0), values(acts, Site("resid", 0))).shape == (acts.tokens, 16)
     assert acts.origin["layout"] == "blocks"
     assert acts.origin["isolate"] is False
+
+
+def test_earlier_activations_can_be_harvested_again(model, harvests):
+    """The same sequences and the same split, at another site and in another layout."""
+    first = harvests["dialogues", True]
+    again = rb.harvest(model, first, **{**OPTIONS, "sites": ["attn_out.1", "resid.*"]})
+    assert [s.key for s in again.sequences("held-out")] == [s.key for s in first.sequences("held-out")]
+    assert torch.equal(again.table.ids, first.table.ids)
+    assert torch.equal(values(again, Site("resid", 1)), values(first, Site("resid", 1)))
+    blocks = rb.harvest(model, first, layout="blocks", isolate=False, **OPTIONS)
+    assert torch.equal(values(blocks, Site("resid", 1)), values(harvests["blocks", False], Site("resid", 1)))
+    with pytest.raises(DataError, match="cannot be taken apart"):
+        rb.harvest(model, blocks, **OPTIONS)

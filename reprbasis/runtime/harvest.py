@@ -38,16 +38,17 @@ Layout = Literal["dialogues", "blocks"]
 DTYPES: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *, sites: str | Sequence[str | Site] = "*",
-            tokens: int = 100_000, held_out: float = 0.1, max_tokens: int = 1024, row_tokens: int = 512, rows: int = 8,
-            layout: Layout = "dialogues", isolate: bool = True, shard_tokens: int = 4096,
-            dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16", seed: int = 0,
-            folder: Path | None = None, progress: Progress | None = None) -> Activations:
+def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example] | Activations, *,
+            sites: str | Sequence[str | Site] = "*", tokens: int = 100_000, held_out: float = 0.1, max_tokens: int = 1024,
+            row_tokens: int = 512, rows: int = 8, layout: Layout = "dialogues", isolate: bool = True, shard_tokens: int = 4096,
+            dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16", seed: int = 0, folder: Path | None = None,
+            progress: Progress | None = None) -> Activations:
     """Run the model over a corpus and keep the activations of `sites`.
 
     Args:
         model: the network.
-        corpus: a corpus component, or any iterable of examples.
+        corpus: a corpus component, any iterable of examples, or earlier activations, whose sequences are run again (at other
+            sites or in another layout) and keep their split into training and held-out.
         sites: selectors, see `reprbasis.sites.select`.
         tokens: stop after this many tokens (training and held-out together); fewer if the corpus ends.
         held_out: share of sequences (every k-th) whose tokens are kept for evaluation only.
@@ -77,7 +78,11 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
     progress = progress or Silent()
     every = round(1 / held_out) if held_out > 0 else 0
     context = CorpusContext(model, folder, progress)
-    stream = _sequences(model, corpus, max_tokens=max_tokens, seed=seed, context=context)
+    if isinstance(corpus, Activations):
+        apart = {s.sequence for s in corpus.sequences("held-out")} if len(corpus.held) else set()
+        stream = _again(corpus, max_tokens)
+    else:
+        stream = _sequences(model, corpus, max_tokens=max_tokens, seed=seed, context=context)
     laid = RowLayout(layout, isolate, row_tokens)
     keys: list[str] = []
     dialogues = 0
@@ -120,7 +125,7 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
             sequence = sequence.cut(tokens - total)
             dialogues += 1
             total += len(sequence)
-            if every and dialogues % every == 0:
+            if sequence.sequence in apart if isinstance(corpus, Activations) else every and dialogues % every == 0:
                 held.append(name(sequence))
             else:
                 add(laid.add(sequence))
@@ -135,6 +140,8 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example], *
     origin = {"model": model_facts(model), "tokens": total, "sequences": len(keys), "max_tokens": max_tokens,
               "layout": layout, "isolate": isolate, "dtype": dtype, "counts": json.loads(json.dumps(context.facts)),
               "corpus": corpus.full_name if isinstance(corpus, Corpus) else "examples"}
+    if isinstance(corpus, Activations):
+        origin |= {name: corpus.origin[name] for name in ("counts", "corpus") if name in corpus.origin}
     return Activations(chosen, folder, tuple(shards), _table(train, keys, split), _table(held, keys, split),
                        moments.stats(), origin, keep)
 
@@ -222,6 +229,15 @@ def _sequences(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example]
     while chunk := list(islice(examples, 64)):
         yield from model.tokenize(chunk, max_tokens=max_tokens, first=first)
         first += len(chunk)
+
+
+def _again(activations: Activations, max_tokens: int) -> Iterator[TokenSequence]:
+    if (activations.origin.get("layout", "dialogues"), activations.origin.get("isolate", True)) != ("dialogues", True):
+        raise DataError("these activations hold rows of several dialogues, which cannot be taken apart",
+                        do="take activations harvested with layout: dialogues, isolate: true")
+    held = activations.sequences("held-out") if len(activations.held) else []
+    for sequence in sorted(activations.sequences("train") + held, key=lambda s: s.sequence):
+        yield sequence.cut(max_tokens)
 
 
 def _table(sequences: Sequence[TokenSequence], keys: Sequence[str], held_out: Tensor) -> TokenTable:

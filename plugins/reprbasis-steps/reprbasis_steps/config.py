@@ -10,8 +10,8 @@ from reprbasis import ComponentConfig, Selection, Sites, Use
 class HarvestConfig(ComponentConfig):
     """Options of `harvest`."""
 
-    corpus: Annotated[Selection, Use("corpus")]
-    """Where the text comes from."""
+    corpus: Annotated[Selection, Use("corpus")] | None = None
+    """Where the text comes from; not read, and not needed, when the port `text` gives the sequences of earlier activations."""
     sites: Sites = "*"
     """Sites whose activations are kept."""
     tokens: int = Field(100_000, ge=1)

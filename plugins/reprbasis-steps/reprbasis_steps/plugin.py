@@ -11,7 +11,7 @@ def reprbasis_register(register):
     register(Component(
         kind="step", name="harvest", config=HarvestConfig, factory="reprbasis_steps.steps:HarvestStep",
         summary="Run the model over a corpus and keep the activations of its sites",
-        output="activations", needs_model=True))
+        inputs=(Port("text", "activations", optional=True),), output="activations", needs_model=True))
     register(Component(
         kind="step", name="learn", config=LearnConfig, factory="reprbasis_steps.steps:LearnStep",
         summary="Learn one dictionary over all sites of harvested activations",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reprbasis.errors import Problem, SiteError
+from reprbasis.errors import Problem, SiteError, UserError
 from reprbasis.interfaces.artifact import Artifact
 from reprbasis.interfaces.evaluator import EvaluationInputs, Findings
 from reprbasis.interfaces.model import ModelInfo
@@ -19,11 +19,17 @@ class HarvestStep(Step[HarvestConfig]):
     """Run the model over a corpus and keep the activations of its sites."""
 
     def run(self, context: StepContext, **inputs: Artifact) -> Activations:
-        """No inputs; gives activations."""
+        """Takes perhaps `text`, earlier activations whose sequences are run again; gives activations."""
+        text, chosen = inputs.get("text"), self.config.corpus
         options = {name: getattr(self.config, name) for name in type(self.config).model_fields if name != "corpus"}
-        found = harvest(context.model, context.registry.build(self.config.corpus), seed=context.seed, folder=context.scratch,
+        if text is not None:
+            assert isinstance(text, Activations)
+            return harvest(context.model, text, seed=context.seed, folder=context.scratch, progress=context.progress, **options)
+        if chosen is None:
+            raise UserError("harvest has no text to run", do="give a corpus, or from: {text: STEP}")
+        found = harvest(context.model, context.registry.build(chosen), seed=context.seed, folder=context.scratch,
                         progress=context.progress, **options)
-        return replace(found, origin={**found.origin, "corpus": self.config.corpus.dump()})
+        return replace(found, origin={**found.origin, "corpus": chosen.dump()})
 
 
 class LearnStep(Step[LearnConfig]):

@@ -5,7 +5,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 
 /** Make an element: h("p", {class: "x", onclick: f}, "text", child, [children], null). */
 function h(tag, attributes, ...children) {
-  const svg = ["svg", "path", "rect", "line", "g", "text", "circle", "title"].includes(tag);
+  const svg = ["svg", "path", "rect", "line", "g", "text", "circle", "title", "image"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;

@@ -16,12 +16,25 @@ function contextLine(context, top) {
   context.tokens.forEach((token, i) => {
     const value = context.values[i], strength = isNumber(value) && value > 0 ? Math.min(1, Math.sqrt(value / top)) : 0;
     const peak = i === context.peak, special = (context.special || [])[i];
+    const sign = peak && context.picture ? "▦" : tokenText(token);  // stands for all tokens of the image
     line.append(h("span", {
       class: [special ? "special" : "", peak ? "peak" : "", strength ? (strength > 0.6 ? "on strong" : "on") : ""].join(" ").trim() || null,
-      style: strength ? `--a:${(0.12 + 0.78 * strength).toFixed(3)}` : null, title: `${tokenText(token)}  ${show(value)}` }, tokenText(token)));
+      style: strength ? `--a:${(0.12 + 0.78 * strength).toFixed(3)}` : null, title: `${tokenText(token)}  ${show(value)}` }, sign));
     if (token.includes("\n") && !special) line.append(h("wbr"));
   });
   return line;
+}
+
+/** An image with the activation of each of its tokens over it; the peak is framed. */
+function contextPicture(picture, top) {
+  const wide = 108, high = Math.round((wide * picture.rows) / picture.columns), w = wide / picture.columns, t = high / picture.rows;
+  const svg = h("svg", { class: "picture", viewBox: `0 0 ${wide} ${high}`, width: wide, height: high, role: "img", "aria-label": `image of ${picture.rows} by ${picture.columns} tokens; the peak is in row ${Math.floor(picture.peak / picture.columns) + 1}, column ${(picture.peak % picture.columns) + 1}` });
+  if (picture.image.startsWith("data:image/png;base64,")) svg.append(h("image", { href: picture.image, width: wide, height: high, preserveAspectRatio: "none" }));
+  picture.values.forEach((value, i) => {
+    const strength = isNumber(value) && value > 0 ? Math.min(1, Math.sqrt(value / top)) : 0;
+    svg.append(h("rect", { class: ["cell", strength ? "on" : "", i === picture.peak ? "peak" : ""].join(" ").trim(), x: (i % picture.columns) * w, y: Math.floor(i / picture.columns) * t, width: w, height: t, style: `--a:${(0.65 * strength).toFixed(3)}`, onpointermove: (e) => tip(`row ${Math.floor(i / picture.columns) + 1}, column ${(i % picture.columns) + 1}: ${show(value)}`, e), onpointerleave: () => tip(null) }));
+  });
+  return h("span", { class: "seen" }, svg, picture.image && picture.values.some((v) => v > 0) ? h("img", { src: picture.image, width: wide, height: high, alt: "the same image without marks" }) : null);
 }
 
 /** Bars over depth, one small chart a family, all with the same height scale. */
@@ -61,7 +74,7 @@ function effectsTable(title, rows, kind) {
 function featureBrowser(root, sets) {
   let set = sets[0], sites = [], list = [], shown = [], current = null;
   const label = (f) => (sets.length > 1 ? `${set.step}:f${f.latent}` : `f${f.latent}`);
-  const mine = (f) => f.peakText ?? (f.peakText = f.contexts.map((c) => c.tokens[c.peak] || ""));
+  const mine = (f) => f.peakText ?? (f.peakText = f.contexts.map((c) => (c.picture ? "▦" : c.tokens[c.peak] || "")));
   const haystack = (f) => f.hay ?? (f.hay = [...mine(f), ...f.promoted.slice(0, 10).map(([t]) => t)].join("\u0000").toLowerCase());
 
   const search = h("input", { type: "search", placeholder: "token or latent number", "aria-label": "Search by token or latent number" });
@@ -125,7 +138,7 @@ function featureBrowser(root, sets) {
         h("a", { href: `#${label(f)}`, class: "button", title: "Link to this feature" }, "#" + label(f)))),
       facts([["active on", `${share(f.rate)} rows`.replace("% rows", "% of rows")], ["strongest", f.peak], ["most at", where ? `${where[0]} (${Math.round(100 * where[1])} %)` : null], ...Object.entries(f.notes || {}).map(([k, v]) => [words(k), v])]),
       h("h3", null, "Where it lives"), h("p", { class: "hint" }, "Share of its total activation at each site, over depth."), depthBars(f, sites),
-      h("h3", null, "What it responds to"), h("p", { class: "hint" }, "Its strongest contexts. The framed token has the value on the left; the deeper the colour, the stronger (square root of the share of its maximum)."), f.contexts.length ? h("ol", { class: "contexts" }, f.contexts.map((c) => h("li", null, h("span", { class: "at" }, h("b", null, show(c.values[c.peak])), h("span", { class: "muted" }, c.site)), contextLine(c, top)))) : h("p", { class: "muted" }, "No contexts were kept."),
+      h("h3", null, "What it responds to"), h("p", { class: "hint" }, "Its strongest contexts. The framed token has the value on the left; the deeper the colour, the stronger (square root of the share of its maximum)."), f.contexts.length ? h("ol", { class: "contexts" }, f.contexts.map((c) => h("li", null, h("span", { class: "at" }, h("b", null, show(c.values[c.peak])), h("span", { class: "muted" }, c.site)), c.picture ? h("div", null, contextPicture(c.picture, top), contextLine(c, top)) : contextLine(c, top)))) : h("p", { class: "muted" }, "No contexts were kept."),
       h("div", { class: "columns" }, h("div", { class: "both" }, effectsTable("Tokens it promotes", f.promoted || [], "up"), effectsTable("Tokens it suppresses", f.suppressed || [], "down")), histogram));
     detail.scrollTop = 0;
   }
