@@ -1,10 +1,10 @@
 """Options of the finders, of their evaluation and of the steps."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reprbasis import ComponentConfig, Sites
+from reprbasis import ComponentConfig, Selection, Sites, Use
 
 
 class NodesConfig(ComponentConfig):
@@ -39,8 +39,6 @@ class MaskConfig(NodesConfig):
     """Temperature at the last step; it grows from 1 geometrically."""
     noise: float = Field(0.01, ge=0)
     """Spread of the initial mask logits around 1; without it two redundant nodes can never be told apart."""
-    warmup: float = Field(0.0, ge=0, lt=1)
-    """Share of the steps over which the price rises from 0."""
     loss: Literal["abs", "abs-batch", "square", "ce", "kl"] = "abs"
     """Difference of the metric from its target: mean of |d|, |mean of d|, mean of d^2; or cross-entropy of the answer; or KL."""
     target: Literal["model", "basis"] = "model"
@@ -89,3 +87,58 @@ class GreedyConfig(NodesConfig):
     """From this size on one node is dropped at a time, and each is tried. Cost: exact^2 / 2 forwards."""
     prompts: int = Field(64, ge=1)
     """Prompts used (the first ones)."""
+
+
+class PromptsConfig(ComponentConfig):
+    """Which prompts a step works on."""
+
+    task: Annotated[Selection, Use("task")]
+    """What the model does."""
+    metric: Annotated[Selection, Use("metric")] = Field(default="logit-diff", validate_default=True)
+    """What is measured of it."""
+    prompts: int = Field(96, ge=2)
+    """Prompts to find circuits on (split `train`)."""
+    batch: int = Field(16, ge=1)
+    """Prompts in a batch."""
+    keep: Literal["all", "choice", "top1"] = "all"
+    """Which pairs: all, those the model answers rightly among the two, or those where the answer is its first choice."""
+
+
+class FindConfig(PromptsConfig):
+    """Options of `find`."""
+
+    finder: Annotated[Selection, Use("finder")]
+    """How the circuit is found."""
+
+
+class HeldOutConfig(PromptsConfig):
+    """Prompts that circuits are judged on, besides those they are found on."""
+
+    held_out: int = Field(64, ge=2)
+    """Prompts to judge circuits on (split `test`)."""
+    resamples: int = Field(2000, ge=100)
+    """Bootstrap draws for the 95 % intervals; prompts with the same tokens are drawn together."""
+
+
+class FaithfulnessConfig(HeldOutConfig):
+    """Options of `faithfulness`."""
+
+    subsets: int = Field(6, ge=0)
+    """Random subsets for the second form of completeness."""
+    random: int = Field(5, ge=1)
+    """Random circuits of the same size, for comparison."""
+
+
+class FrontierConfig(HeldOutConfig, NodesConfig):
+    """Options of `frontier`. The options of nodes hold for every finder and scorer."""
+
+    finders: tuple[Annotated[Selection, Use("finder")], ...] = Field(min_length=1)
+    """Finders of circuits of several sizes; the first one is compared with all others."""
+    scorers: tuple[Annotated[Selection, Use("scorer")], ...] = ()
+    """Scorers whose top nodes are taken, at the sizes that the first finder found."""
+    random: int = Field(5, ge=1)
+    """Draws of random nodes at each size."""
+    repeats: int = Field(0, ge=0)
+    """Further searches of the first finder with another seed (other order of prompts and initial noise), for stability."""
+    halves: bool = False
+    """Whether the first finder also searches on each half of the prompts, for stability."""

@@ -61,7 +61,7 @@ class MaskFinder(CircuitFinder[MaskConfig]):
         if ssc:
             schedule = Schedule.ssc(config.steps / 1.1, beta=config.beta, lr=config.lr or 0.05)
         else:
-            schedule = Schedule.own(config.steps, beta=config.beta, lr=config.lr, warmup=config.warmup, patience=config.patience)
+            schedule = Schedule.own(config.steps, beta=config.beta, lr=config.lr, patience=config.patience)
         paid = [c / len(runner.setup.sites) for c in costs] if ssc else list(costs)
         learned = sparsify(task, len(nodes), paid, schedule, noise=0.0 if ssc else config.noise, seed=config.seed,
                            dtype=runner.dtype, device=model.device)

@@ -21,34 +21,33 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Schedule:
-    """Progress r of every step (temperature `beta ** r`), learning rate, and how the price rises.
+    """Progress r of every step (temperature `beta ** r`) and learning rate.
+
+    A price that rises slowly from 0 was tried and left out: nodes first move up, and the cold end comes before all are back.
 
     Args:
         progress: r by step; 0 first.
         beta: base of the temperature.
         lr: of Adam.
-        warmup: share of the steps over which the price rises linearly from 0.
         patience: steps without a change after which to stop, once the temperature is above 50; None: never.
     """
 
     progress: tuple[float, ...]
     beta: float = 200.0
     lr: float = 0.05
-    warmup: float = 0.0
     patience: int | None = 20
 
     @classmethod
-    def own(cls, steps: int, *, beta: float = 200.0, lr: float | None = None, warmup: float = 0.0,
-            patience: int | None = 20) -> Self:
+    def own(cls, steps: int, *, beta: float = 200.0, lr: float | None = None, patience: int | None = 20) -> Self:
         """Progress from 0 to exactly 1; lr 0.05 from 100 steps on, below that 6 / steps, so that every logit can cross 0."""
         progress = tuple(i / max(steps - 1, 1) for i in range(steps))
-        return cls(progress, beta, lr or (0.05 if steps >= 100 else 6 / steps), warmup, patience)
+        return cls(progress, beta, lr or (0.05 if steps >= 100 else 6 / steps), patience)
 
     @classmethod
     def ssc(cls, span: float, *, beta: float = 200.0, lr: float = 0.05) -> Self:
         """The published code: r = 1.1 i / span up to the first i >= 1.1 span, so that the temperature ends far above `beta`."""
         last = math.ceil(1.1 * span)
-        return cls(tuple(1.1 * i / span for i in range(last + 1)), beta, lr, 0.0, None)
+        return cls(tuple(1.1 * i / span for i in range(last + 1)), beta, lr, None)
 
     def temperature(self, step: int) -> float:
         """Beta at a step."""
@@ -100,11 +99,10 @@ def sparsify(task: Callable[[int, Tensor], Tensor], nodes: int, costs: Sequence[
     done = 0
     for step in range(total):
         beta = schedule.temperature(step)
-        rise = min(1.0, (step + 1) / (schedule.warmup * total)) if schedule.warmup else 1.0
         mask = torch.sigmoid(beta * logits)
         loss = task(step, mask)
         optimiser.zero_grad(set_to_none=True)
-        (loss + rise * price * mask.sum(1)).sum().backward()
+        (loss + price * mask.sum(1)).sum().backward()
         optimiser.step()
         done = step + 1
         now = logits.detach() > 0

@@ -1,0 +1,283 @@
+"""How faithful, complete and minimal circuits are, on prompts they were not found on.
+
+With the metric m averaged over prompts, four raw numbers and three ratios:
+
+    F(M)      the unchanged model                      faithfulness        (F(C) - F(empty)) / (F(M) - F(empty))
+    F(basis)  every latent on, every error ablated     faithfulness_basis  F(C) / F(basis)
+    F(C)      the circuit's nodes on, all others off   faithfulness_model  F(C) / F(M)
+    F(empty)  every node off                           completeness        (F(M without C) - F(empty)) / (F(M) - F(empty)), 0 is best
+
+`faithfulness_basis` flatters: it forgives what the dictionary loses. Where errors are nodes, `without_errors` is faithfulness once
+the circuit's error nodes are ablated too. Always kept errors (`error: own`) are on in the empty circuit as well.
+
+Sources: Marks et al. 2024 (faithfulness, completeness), Wang et al. 2022 (completeness by random subsets, minimality), Mueller et
+al. 2025 (CPR, CMD). Shapes: M masks, N prompts, B prompts of a batch, V vocabulary, R rows, K latents.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reprbasis.interfaces.evaluator import Measurement
+from reprbasis.interfaces.finder import Circuit, Setup
+from reprbasis.interfaces.metric import Metric
+from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.interfaces.scorer import ContrastBatch
+from reprbasis.kits.circuits import Runner
+from reprbasis.kits.intervals import Estimate, mean, ratio
+from reprbasis.kits.nodes import Means, Places
+from reprbasis.runtime.basis import Basis
+from reprbasis.sites import Site
+
+from .nodes import Nodes
+from .nodes import circuit as circuit_of
+
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Shares of all nodes at which CPR and CMD read the faithfulness."""
+Masks = dict[Site, Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Metric [M, N], KL from the unchanged model's next-token distribution [M, N] (nats), and whether the top token agrees [M, N]."""
+
+    value: Tensor
+    kl: Tensor
+    top: Tensor
+
+    def __getitem__(self, index: int | slice) -> "Outcome":
+        return Outcome(self.value[index], self.kl[index], self.top[index])
+
+
+class Judge:
+    """Prompts on which circuits of one setup are judged.
+
+    Args:
+        model, basis, metric: as when they were found.
+        setup: of the circuits.
+        batches: held-out prompts.
+        fill: values of ablated nodes, from a circuit (None: from these prompts, for ablations that need no fill).
+        resamples, seed: of the bootstrap; prompts with the same tokens are drawn together.
+        rows: prompts times circuits in one forward, about.
+    """
+
+    def __init__(self, model: ModelAdapter[Any], basis: Basis, setup: Setup, batches: Sequence[ContrastBatch], metric: Metric[Any], *,
+                 fill: Means | None = None, resamples: int = 2000, seed: int = 0, rows: int = 64) -> None:
+        self.runner = Runner(model, basis, setup, batches, metric, fill=fill, latents="all", whole=True)
+        self.resamples, self.seed, self.rows = resamples, seed, rows
+        names: dict[tuple[int, ...], int] = {}
+        prompts = [tuple(row.tolist()) for item in batches for row in item.clean.ids.cpu()]
+        self.group = torch.tensor([names.setdefault(p, len(names)) for p in prompts])
+        self.model = self.runner.model_values.double().cpu()
+        edges = [self.runner.full(latents=latents, errors=errors) for latents, errors in ((True, False), (False, False), (True, True))]
+        self.ends = self.run({s: torch.cat([e[s] for e in edges]) for s in setup.sites})
+        self.basis, self.empty, self.whole = (self.ends.value[i] for i in range(3))
+
+    @property
+    def n(self) -> int:
+        """Number of prompts."""
+        return len(self.model)
+
+    def run(self, masks: Masks) -> Outcome:
+        """What M masks do to every prompt."""
+        parts: list[list[Tensor]] = [[], [], []]
+        many = next(iter(masks.values())).shape[0]
+        for index, p in enumerate(self.runner.prompts):
+            size = max(1, self.rows // len(p.model))
+            clean = (p.logits[:, 0] if p.logits.shape[1] == 1 else p.logits[torch.arange(len(p.logits)), p.item.clean.last()])
+            reference = clean.double().log_softmax(-1)
+            rows: list[list[Tensor]] = [[], [], []]
+            for first in range(0, many, size):
+                value, logits = self.runner.run(index, {s: m[first:first + size] for s, m in masks.items()})
+                spread = logits.double().log_softmax(-1)
+                rows[0].append(value.double())
+                rows[1].append((reference.exp() * (reference - spread)).sum(-1))
+                rows[2].append((logits.argmax(-1) == clean.argmax(-1)).double())
+            for part, row in zip(parts, rows, strict=True):
+                part.append(torch.cat(row).cpu())
+        return Outcome(*(torch.cat(part, dim=1) for part in parts))
+
+    def candidates(self) -> Masks:
+        """Nodes that do anything on these prompts: site -> bool [R, K + 1] ([K + 1] for shared masks)."""
+        nodes = Nodes.of(self.runner)
+        return dict(circuit_of(self.runner, nodes, torch.ones(len(nodes), dtype=torch.bool), {}).masks)
+
+    # -- estimates -----------------------------------------------------------------------------------------------------
+
+    def ratio(self, top: Tensor, bottom: Tensor) -> Estimate:
+        """Sum over sum, with an interval over prompts."""
+        return ratio(top, bottom, self.group, resamples=self.resamples, seed=self.seed)
+
+    def share(self, value: Tensor) -> Estimate:
+        """(value - F(empty)) / (F(M) - F(empty)) for values [N]."""
+        return self.ratio(value - self.empty, self.model - self.empty)
+
+    def mean(self, value: Tensor) -> Estimate:
+        """Mean of [N]."""
+        return mean(value, self.group, resamples=self.resamples, seed=self.seed)
+
+    # -- measurements --------------------------------------------------------------------------------------------------
+
+    def ends_measured(self) -> list[Measurement]:
+        """The raw numbers that do not depend on the circuit, and the faithfulness of all latents alone."""
+        rows = [row("F", self.mean(v), c, "metric") for c, v in (
+            ("model", self.model), ("all nodes", self.whole), ("basis", self.basis), ("empty", self.empty))]
+        return [*rows, row("faithfulness", self.share(self.basis), "basis")]
+
+    def circuits(self, circuits: Sequence[Circuit], names: Sequence[str]) -> tuple[list[Measurement], Tensor]:
+        """Measurements of each circuit under its name, and F(C) of every prompt [M, N]."""
+        on = self.runner.dense(circuits)
+        off = {s: 1 - m for s, m in on.items()}
+        bare = {s: m.clone() for s, m in on.items()}
+        for m in bare.values():
+            m[..., -1] = 0
+        with_errors = self.runner.setup.error == "node"
+        sets = [on, off, *([bare] if with_errors else [])]
+        found = self.run({s: torch.cat([m[s] for m in sets]) for s in on})
+        many, out = len(circuits), []
+        for index, (circuit, name) in enumerate(zip(circuits, names, strict=True)):
+            out += self._one(circuit, name, found[index], found.value[many + index])
+            if with_errors:
+                out.append(row("without_errors", self.share(found.value[2 * many + index]), name))
+        return out, found.value[:many]
+
+    def _one(self, circuit: Circuit, name: str, found: Outcome, rest: Tensor) -> list[Measurement]:
+        stats, value = circuit.stats(), found.value
+        counts = {"nodes": stats["nodes"], "error_nodes": stats["errors"], "latents": stats["latents"]}
+        out = [Measurement(key, float(count), self.n, condition=name, unit="nodes") for key, count in counts.items()]
+        return [*out, row("F", self.mean(value), name, "metric"), row("faithfulness", self.share(value), name),
+                row("faithfulness_basis", self.ratio(value, self.basis), name),
+                row("faithfulness_model", self.ratio(value, self.model), name), row("completeness", self.share(rest), name),
+                row("difference", self.mean((value - self.model).abs()), name, "metric"),
+                Measurement("correlation", correlation(value, self.model), self.n, condition=name),
+                row("same_choice", self.mean(((value > 0) == (self.model > 0)).double()), name, "share"),
+                row("same_top_token", self.mean(found.top), name, "share"), row("kl", self.mean(found.kl), name, "nats")]
+
+    def subsets(self, circuit: Circuit, name: str, *, draws: int = 8) -> list[Measurement]:
+        """Completeness by random subsets: F(C without K) against F(M without K) for random K, for K = nothing and K = C.
+
+        Sizes are uniform from 1 to |C|. The mean difference is given as a share of F(M) - F(empty), beside slope and intercept of
+        F(C without K) over F(M without K); ideal are 0, 1 and 0.
+        """
+        dense = self.runner.dense([circuit])
+        generator = torch.Generator().manual_seed(self.seed)
+        flat = torch.cat([m.flatten() for m in dense.values()])
+        on = flat.nonzero()[:, 0].cpu()
+        knocked = [torch.zeros(0, dtype=torch.long), on]
+        for _ in range(draws if len(on) else 0):
+            size = int(torch.randint(1, len(on) + 1, (), generator=generator))
+            knocked.append(on[torch.randperm(len(on), generator=generator)[:size]])
+        rows = []
+        for start in (flat, torch.ones_like(flat)):
+            for out in knocked:
+                kept = start.clone()
+                kept[out.to(kept.device)] = 0
+                rows.append(kept)
+        table = torch.stack(rows)
+        masks, at = {}, 0
+        for site, mask in dense.items():
+            masks[site] = table[:, at:at + mask.numel()].view(len(rows), *mask.shape[1:])
+            at += mask.numel()
+        value = self.run(masks).value
+        ours, whole = value[:len(knocked)], value[len(knocked):]
+        span = float((self.model - self.empty).mean())
+        gap = (ours.mean(1) - whole.mean(1)).abs() / abs(span)
+        x, y = whole.mean(1), ours.mean(1)
+        spread = float((x - x.mean()).square().sum())
+        slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread else math.nan
+        found = {"subset_gap": float(gap.mean()), "subset_slope": slope, "subset_intercept": float(y.mean()) - slope * float(x.mean())}
+        return [Measurement(key, v, len(knocked), condition=name) for key, v in found.items() if math.isfinite(v)]
+
+    def minimality(self, circuit: Circuit, name: str, *, threshold: float = 0.01) -> tuple[list[Measurement], list[tuple[str, float]]]:
+        """How much each node of the circuit matters, and the share of nodes that hardly do.
+
+        Returns:
+            measurements, and for each node its name `SITE row LATENT` and F(C) - F(C without it), largest first.
+        """
+        dense = self.runner.dense([circuit])
+        nodes = [(site, tuple(where)) for site, m in dense.items() for where in m[0].nonzero().tolist()]
+        if not nodes:
+            return [], []
+        masks = {s: m.repeat(len(nodes) + 1, 1, 1) for s, m in dense.items()}
+        for index, (site, (r, k)) in enumerate(nodes):
+            masks[site][index, r, k] = 0
+        value = self.run(masks).value.mean(1)
+        change = value[-1] - value[:-1]
+        span = float((self.model - self.empty).mean())
+        idle = float((change.abs() < threshold * abs(span)).double().mean())
+        width = self.runner.basis.d_dict
+        names = [f"{s} {self.runner.places.names[r]} {'error' if k == width else k}" for s, (r, k) in nodes]
+        table = sorted(zip(names, change.tolist(), strict=True), key=lambda pair: -abs(pair[1]))
+        return [Measurement("idle_nodes", idle, len(nodes), condition=name, unit="share")], table
+
+
+def row(name: str, estimate: Estimate, condition: str, unit: str = "") -> Measurement:
+    """A measurement from an estimate."""
+    return Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition, None, unit)
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's r of [N] and [N]; 0 where one of them does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    size = float((a.square().sum() * b.square().sum()).sqrt())
+    return float((a * b).sum()) / size if size > 0 else 0.0
+
+
+def fill_of(circuit: Circuit) -> Means | None:
+    """The values of ablated nodes that a circuit carries; None if it carries none."""
+    if not circuit.fill:
+        return None
+    rows = len(next(iter(circuit.fill.values())))
+    places = Places("role", circuit.setup.roles) if circuit.setup.index == "role" else Places("token", tuple(map(str, range(rows))))
+    return Means(places, circuit.fill, circuit.error_fill, torch.ones(rows))
+
+
+def areas(fractions: Sequence[float], values: Sequence[float]) -> dict[str, float]:
+    """Areas under faithfulness (CPR, higher is better) and under |1 - faithfulness| (CMD, 0 is best) over the share of nodes kept.
+
+    Trapezoids over linear p, as published: then half of the area lies above p = 0.5; `log_*` is the same over log p, divided by
+    its range.
+    """
+    out = {}
+    for prefix, x in (("", list(fractions)), ("log_", [math.log(p) for p in fractions])):
+        steps = [b - a for a, b in zip(x, x[1:], strict=False)]
+        scale = 1.0 if not prefix else x[-1] - x[0]
+        for name, y in (("cpr", list(values)), ("cmd", [abs(1 - v) for v in values])):
+            out[prefix + name] = sum(d * (a + b) / 2 for d, a, b in zip(steps, y, y[1:], strict=False)) / scale
+    return out
+
+
+def interpolated(points: Mapping[float, float], grid: Sequence[float] = FRACTIONS) -> list[float]:
+    """Faithfulness at the shares of `grid`, linear between the points known (0 nodes and all nodes should be among them)."""
+    known = sorted(points.items())
+    out = []
+    for p in grid:
+        below = max((k for k in known if k[0] <= p), default=known[0])
+        above = min((k for k in known if k[0] >= p), default=known[-1])
+        gap = above[0] - below[0]
+        out.append(below[1] if gap == 0 else below[1] + (above[1] - below[1]) * (p - below[0]) / gap)
+    return out
+
+
+def nesting(family: Sequence[Circuit]) -> float:
+    """Mean share of a smaller circuit's nodes that a larger one of the family has; NaN for fewer than two."""
+    found = [a.containment(b) for i, a in enumerate(family) for b in family[i + 1:] if a.size()]
+    return sum(found) / len(found) if found else math.nan
+
+
+def random_like(circuit: Circuit, pool: Mapping[Site, Tensor], seed: int) -> Circuit:
+    """As many nodes, drawn at random from `pool` (site -> bool [R, K + 1])."""
+    flat = torch.cat([m.flatten() for m in pool.values()])
+    on = flat.nonzero()[:, 0]
+    pick = on[torch.randperm(len(on), generator=torch.Generator().manual_seed(seed))[:circuit.size()]]
+    chosen = torch.zeros_like(flat)
+    chosen[pick] = True
+    masks, at = {}, 0
+    for site, m in pool.items():
+        masks[site] = chosen[at:at + m.numel()].view_as(m)
+        at += m.numel()
+    return replace(circuit, masks=masks, scores=None, details={**circuit.details, "finder": "random nodes"})
