@@ -1,10 +1,10 @@
-"""Options of the scorers."""
+"""Options of the scorers and of the step."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reprbasis import ComponentConfig
+from reprbasis import ComponentConfig, Selection, Sites, Use
 
 Rule = Literal["midpoint", "left", "right", "trapezoid", "gauss"]
 
@@ -67,3 +67,24 @@ class RandomConfig(NodesConfig):
 
     seed: int = 0
     """Of the scores."""
+
+
+class AttributeConfig(ComponentConfig):
+    """Options of the step `attribute`."""
+
+    task: Annotated[Selection, Use("task")]
+    """What the model does."""
+    scorer: Annotated[Selection, Use("scorer")]
+    """How nodes are scored."""
+    metric: Annotated[Selection, Use("metric")] = Field(default="logit-diff", validate_default=True)
+    """What is measured of the model."""
+    sites: Sites = "*"
+    """Which sites of the basis; `resid.4::5` is every fifth layer from 4."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Which prompts of the task."""
+    prompts: int = Field(96, ge=1)
+    """How many."""
+    batch: int = Field(16, ge=1)
+    """Prompts in a batch."""
+    keep: Literal["all", "choice", "top1"] = "all"
+    """Which pairs: all, those the model answers rightly among the two, or those where the answer is its first choice."""

@@ -1,8 +1,8 @@
-"""Declares the scorers; imports no torch."""
+"""Declares the scorers and the step `attribute`; imports no torch."""
 
-from reprbasis import Component, hookimpl
+from reprbasis import Component, Port, hookimpl
 
-from .config import DirectConfig, IterativeConfig, NodesConfig, PatchingConfig, PathConfig, RandomConfig
+from .config import AttributeConfig, DirectConfig, IterativeConfig, NodesConfig, PatchingConfig, PathConfig, RandomConfig
 
 SCORERS = (
     ("direct", DirectConfig, "direct:DirectScorer", {"gradients", "weights"},
@@ -24,7 +24,10 @@ SCORERS = (
 
 @hookimpl
 def reprbasis_register(register):
-    """Offer every scorer."""
+    """Offer every scorer, and the step that runs any scorer."""
     for name, config, factory, needs, summary in SCORERS:
         register(Component(kind="scorer", name=name, config=config, factory=f"reprbasis_attribution.{factory}",
                            summary=summary, requires={"model": needs} if needs else {}))
+    register(Component(
+        kind="step", name="attribute", config=AttributeConfig, factory="reprbasis_attribution.step:AttributeStep",
+        summary="Score the nodes of a basis on a task", inputs=(Port("basis", "basis"),), output="scores", needs_model=True))
