@@ -17,7 +17,7 @@ LAYERS = [  # the first prefix that fits; (prefix, layer, layers it may import, 
     (("cli",), 2, {1, 2}, LIGHT | {"rich"}),
     (("", "__main__", "registry", "discovery", "config", "artifacts.manifest", "pipeline.spec", "pipeline.wiring"),
      2, {1, 2}, LIGHT | {"yaml"}),
-    (("kits.affine_config", "kits.hf_config"), 2, {1, 2}, LIGHT),  # what declarations share
+    (("kits.affine_config", "kits.hf_config", "kits.template_config"), 2, {1, 2}, LIGHT),  # what declarations share
     (("interfaces",), 3, {1, 3}, {"torch", "typing_extensions"}),
     (("runtime", "kits", "artifacts"), 4, {1, 2, 3, 4}, LIGHT | HEAVY | {"transformers", "tokenizers", "jinja2"}),
     (("pipeline",), 5, {1, 2, 3, 4, 5}, LIGHT | HEAVY | {"transformers"}),

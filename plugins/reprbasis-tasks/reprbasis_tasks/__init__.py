@@ -1,0 +1,1 @@
+"""Tasks: aligned clean and corrupted prompts with answers."""
