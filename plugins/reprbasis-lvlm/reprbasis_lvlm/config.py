@@ -1,13 +1,16 @@
-"""Options of the vision-language adapter and of the synthetic scenes."""
+"""Options of the vision-language adapter, of the synthetic scenes and of the evaluator of concepts."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reprbasis.component import ComponentConfig
+from reprbasis import ComponentConfig, Selection, Sites, Use
 from reprbasis.kits.hf_config import HFConfig
+
+from .vocabulary import COLOURS, SHAPES
 
 
 class LvlmConfig(HFConfig):
@@ -31,3 +34,28 @@ class ScenesConfig(ComponentConfig):
 
     turns: int = Field(1, ge=1, le=12)
     """Questions asked about each scene, one after the other (fewer where a scene has fewer)."""
+
+
+class ConceptsConfig(ComponentConfig):
+    """Options of `concepts`."""
+
+    corpus: Annotated[Selection, Use("corpus")] | None = None
+    """The corpus that was harvested, if its examples say in their meta (`regions`) what the images show; null: words only."""
+
+    groups: Mapping[str, tuple[str, ...]] = Field(default_factory=lambda: {"colour": tuple(COLOURS), "shape": SHAPES})
+    """Groups of concepts of which an object or a word has one at most. A concept is told from the others of its group."""
+
+    sites: Sites = "*"
+    """Sites of the basis whose activations of a latent are added up."""
+
+    tokens: int = Field(50_000, ge=64)
+    """Training tokens that latents are chosen on, and held-out tokens they are measured on, at most (each)."""
+
+    share: float = Field(0.5, gt=0, le=1)
+    """An image token shows an object if at least this share of it lies within the object's box."""
+
+    resamples: int = Field(1000, ge=100)
+    """Bootstrap draws (whole sequences are drawn) for the 95 % intervals."""
+
+    contexts: int = Field(8, ge=2)
+    """Top-activating contexts on a card, half of them image tokens if there are images."""

@@ -11,7 +11,8 @@ from reprbasis.interfaces.tokens import Example, Message
 from reprbasis.kits.png import data_uri
 
 from .config import ScenesConfig
-from .scenes import SIZE, Question, Scene, scenes
+from .scenes import Question, Scene, scenes
+from .vocabulary import SIZE
 
 
 class ScenesCorpus(Corpus[ScenesConfig]):

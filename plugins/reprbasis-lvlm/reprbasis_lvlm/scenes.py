@@ -12,18 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-SIZE: Final = 48
-CELL: Final = 16
-COLOURS: Final = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 80, 230), "yellow": (230, 220, 50),
-                  "pink": (240, 120, 200), "white": (240, 240, 240)}
-SHAPES: Final = ("circle", "square", "triangle", "cross", "ring")
-PLACES: Final = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right"))
-KINDS: Final = ("colour", "shape", "place", "content")
+from .vocabulary import CELL, COLOURS, PLACES, SHAPES, SIZE
 
 Split = Literal["train", "test"]
 
@@ -40,7 +34,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene, its answer, and what it asks for (one of `KINDS`)."""
+    """A question about a scene, its answer, and what it asks for: `colour`, `shape`, `place` or `content`."""
 
     text: str
     answer: str
