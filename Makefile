@@ -10,6 +10,9 @@ READY  := $(VENV)/.ready
 TOOLS  := hatchling editables
 FILES  := pyproject.toml constraints.txt plugins/all.txt $(wildcard plugins/*/pyproject.toml)
 
+# whose dictionary classes alone are compared, without what these libraries need for training
+FORMATS := dictionary-learning==0.1.0 eai-sparsify==1.3.3 llamascopium==2.0.0b34 natsort more-itertools
+
 .PHONY: setup demo test test-peers lint types docs check clean
 
 setup: $(READY)
@@ -34,6 +37,7 @@ test-peers:
 	$(PEERS)/bin/pip install --quiet --constraint constraints.txt --no-build-isolation -e ".[testing]" \
 		-e plugins/reprbasis-relu -e plugins/reprbasis-jumprelu -e plugins/reprbasis-topk -e plugins/reprbasis-gated \
 		-e "plugins/reprbasis-codecs[peers]"
+	$(PEERS)/bin/pip install --quiet --no-deps $(FORMATS)
 	$(PEERS)/bin/python -m pytest plugins/reprbasis-codecs -m peer
 
 lint: $(READY)

@@ -67,9 +67,10 @@ def randomise(module, seed):
 
 def bare(package, *modules):
     """Modules of a package, without running the package's own __init__."""
-    spec = find_spec(package)
-    sys.modules[package] = types.ModuleType(package)
-    sys.modules[package].__path__ = list(spec.submodule_search_locations)
+    if package not in sys.modules:
+        places = list(find_spec(package).submodule_search_locations)
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = places
     return [importlib.import_module(f"{package}.{m}") for m in modules]
 
 
