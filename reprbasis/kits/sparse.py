@@ -12,9 +12,9 @@ active entries the other four cost 2*E*D each:
     dL/dW_enc = (dL/dh)^T x                2 N D K       2 E D         4 (E D + K D)
 
 `Codes` holds the pre-activations of the entries that can matter, as one flat differentiable vector; learners write
-their activation function and losses on it with plain autograd. Above `DENSE_ABOVE` of all entries, and on devices
-other than the CPU, the same formulas run on the dense [N, K] matrix. Both ways give the same loss and gradients up to
-rounding.
+their activation function and losses on it with plain autograd. Above `DENSE_ABOVE` of all entries, on devices
+other than the CPU, and in short floating types, the same formulas run on the dense [N, K] matrix. Both ways give the
+same loss and gradients up to rounding.
 
 Shapes: N rows, D width, K latents, E active entries (`kept` of the N * K).
 """
@@ -287,8 +287,12 @@ def _preactivations(x: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch) -
     return torch.addmm(bias, x, weight.T, out=scratch.take(x.shape[0], weight.shape[0], x))
 
 
+def _has_kernels(h: Tensor) -> bool:
+    return h.device.type == "cpu" and h.dtype in (torch.float32, torch.float64)
+
+
 def _from_mask(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor, mask: Tensor) -> Codes:
-    if h.device.type != "cpu" or int(mask.count_nonzero()) > DENSE_ABOVE * mask.numel():
+    if not _has_kernels(h) or int(mask.count_nonzero()) > DENSE_ABOVE * mask.numel():
         return DenseCodes(x, weight, bias, h, mask)
     flat = mask.view(-1).nonzero()[:, 0]
     rows = flat.div(h.shape[1], rounding_mode="floor")
@@ -319,7 +323,7 @@ def codes_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, scratch: Scratch
         n, width = h.shape
         k = min(k, width)
         values, cols = h.topk(k, dim=1, sorted=False)
-    if h.device.type != "cpu" or k > DENSE_ABOVE * width:
+    if not _has_kernels(h) or k > DENSE_ABOVE * width:
         return DenseCodes(x, weight, bias, h, torch.zeros_like(h, dtype=torch.bool).scatter_(1, cols, values > 0))
     rows = torch.arange(n).repeat_interleave(k)
     values, cols = values.view(-1), cols.view(-1)

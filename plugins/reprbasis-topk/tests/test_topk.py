@@ -82,3 +82,19 @@ def test_running_threshold_is_fp64_and_starts_at_the_first_batch():
     threshold = dictionary.state["threshold"]
     assert threshold.dtype == torch.float64
     assert float(threshold) == pytest.approx(float(smallest), rel=1e-5)
+
+
+@pytest.mark.parametrize("keep", ["codes", "norms"])
+@pytest.mark.parametrize("learner", [TopKLearner(TopKConfig(width=64, k=4)), BatchTopKLearner(BatchTopKConfig(width=64, k=4))])
+def test_normalisers_fold_in_exactly(learner, keep):
+    """A dictionary for x' = (x - mean) * scale, folded, selects the same latents of raw x and reconstructs it as well."""
+    g = torch.Generator().manual_seed(0)
+    dictionary = learner.start(PLANTED.stats(g), g)
+    learner.loss(dictionary, PLANTED.rows(256, g), StepInfo(0, 10, 0, g))  # gives BatchTopK its threshold
+    shipped = learner.finish(dictionary, PLANTED.stats(g)).double()
+    x, mean, scale = PLANTED.rows(64, g).x.double(), torch.randn(32, generator=g).double(), 7.5
+    raw = x / scale + mean
+    with torch.no_grad():
+        z, folded = shipped.encode(x), shipped.folded(scale, mean, keep=keep)
+        torch.testing.assert_close(folded.encode(raw), z if keep == "codes" else z / scale, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(folded(raw), shipped.decode(z) / scale + mean, rtol=1e-10, atol=1e-10)
