@@ -202,6 +202,20 @@ def test_the_hub_says_no(fake, tmp_path):
     assert caught.value.exit_code == 2
 
 
+def test_no_connection_is_no_traceback(saved, fake, tmp_path):
+    refused = type("ConnectError", (Exception,), {"__module__": "httpx2"})
+
+    def fail(*args, **kwargs):
+        raise refused("Name or service not known")
+
+    fake.create_repo = fail
+    with pytest.raises(UserError, match="Name or service not known"):
+        rb.push(saved, "me/x")
+    fake.create_repo = lambda *args, **kwargs: 1 / 0
+    with pytest.raises(ZeroDivisionError):  # a defect stays one
+        rb.push(saved, "me/x")
+
+
 def test_commands(saved, findings, fake, tmp_path, capsys):
     assert main(["push", str(saved), "me/x", "--findings", str(findings), "--license", "mit", "--message", "First"]) == 0
     assert capsys.readouterr().out == "https://example.org/me/x/commit/1\n"

@@ -268,9 +268,13 @@ def _copy(source: Path, target: Path, manifest: Manifest) -> None:
 def _answers(repo: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
+    known = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError, ConnectionError)
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError, ConnectionError) as error:
+    except Exception as error:
+        # which HTTP library carries the request depends on the version of the client
+        if not isinstance(error, known) and type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "requests"):
+            raise
         told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the hub answers: {told}", where=repo,
                         do="check the name, the connection and the login (`hf auth login`)") from error

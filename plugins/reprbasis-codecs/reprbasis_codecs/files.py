@@ -68,7 +68,7 @@ class Exchange(Codec[C]):
         for site in basis.sites:
             config, weights = self.dump(basis, plain, site)
             target = folder / self.place(site)
-            target.mkdir(parents=True)
+            target.mkdir(parents=True, exist_ok=True)
             write_tensors(target / self.weights_file, weights)
             write_json(target / self.config_file, config)
             out.append(target)
