@@ -4,8 +4,8 @@ Definitions:
     word         a stretch between white space
     step         of an answer: a line, or a sentence of it; a fenced block of code is one
     nesting      of an answer: the deepest level of its brackets or of its indented lists
-    repeated     a dialogue that shares an n-gram with an earlier one that is not repeated itself (`reprbasis.kits.ngrams`); one too
-                 short for any n-gram is repeated when it equals an earlier one
+    repeated     a dialogue that shares an n-gram with an earlier one that is not repeated itself (`reprbasis.kits.ngrams`); one
+                 too short for any n-gram is repeated when it equals an earlier one
     coverage     of corpus A by corpus B: share of A's running words that occur in B
     gradient     Spearman's rank correlation of the difficulty label with the length of question and answer and with the steps
 """
