@@ -200,3 +200,17 @@ def test_expansion_factors_that_are_no_fraction(make_basis, tmp_path):
         config = json.loads((folder / "config.json").read_text())
         assert int(config["d_model"] * config["expansion_factor"]) == k
         assert math.isclose(config["expansion_factor"], k / d)
+
+
+@pytest.mark.parametrize("learner", ["gated", "batchtopk"])
+def test_learners_that_ship_thresholds_are_jumprelu(learner, make_basis, rows, tmp_path):
+    """What they are trained with differs; what they ship is one threshold per latent."""
+    like = make_basis("jumprelu", sites=(Site("resid", 0),))
+    made = rb.create("learner", learner, width=like.d_dict)
+    basis = type(like)(like.sites, like.normaliser, made.restore(like.d_in, like.dictionary.state_dict()), made)
+    folder, = rb.export(basis, "saelens", tmp_path / "out")
+    assert json.loads((folder / "cfg.json").read_text())["architecture"] == "jumprelu"
+    site = basis.sites[0]
+    x = rows(basis, site)
+    z = basis.encode(site, x)
+    torch.testing.assert_close(rb.import_(folder).encode(site, x), z, rtol=1e-4, atol=1e-5 * float(z.max()))
