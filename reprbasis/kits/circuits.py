@@ -117,6 +117,7 @@ class NodeEdit:
         base: [B, T, D] or [1, T, D], decode(mu) over all latents.
         error: the same shape, e; None for 0.
         keep_error: True or False where q is the same everywhere, None to read it from the mask.
+        each: if not 0, the number of prompts B, and masks are [M B, R, C + 1]: one for each prompt, whose rows all agree.
     """
 
     site: Site
@@ -127,13 +128,16 @@ class NodeEdit:
     base: Tensor = field(repr=False)
     error: Tensor | None = field(repr=False, default=None)
     keep_error: bool | None = None
+    each: int = 0
 
     def __call__(self, x: Tensor, batch: TokenBatch) -> Tensor:
         """[M B, T, D] -> the same."""
-        many = self.mask.shape[0]
+        many = self.mask.shape[0] // max(self.each, 1)
         incoming = x.view(many, -1, *x.shape[1:]).to(self.base.dtype)
         z = self.coder.encode(incoming)
-        keep = self.mask[:, self.rows.clamp_min(0)]  # [M, B or 1, T, C + 1]
+        at = self.rows.clamp_min(0)
+        # [M, B or 1, T, C + 1]
+        keep = self.mask[:, at[0]].view(many, self.each, *x.shape[1:2], -1) if self.each else self.mask[:, at]
         codes = keep[..., :-1] * (z - self.fill)
         if self.keep_error is False:
             new = self.base + codes @ self.coder.directions
@@ -336,8 +340,8 @@ class Runner:
         """[N] metric of the unchanged model."""
         return torch.cat([p.model for p in self.prompts])
 
-    def edits(self, prompts: _Prompts, masks: Masks) -> list[NodeEdit]:
-        """One edit a site for masks [M, R, C + 1]."""
+    def edits(self, prompts: _Prompts, masks: Masks, *, each: bool = False) -> list[NodeEdit]:
+        """One edit a site for masks [M, R, C + 1]; see `run`."""
         out = []
         fixed = {"node": None, "own": True, "mean": False, "none": False}[self.setup.error]
         at = prompts.fill_rows.clamp_min(0)
@@ -347,25 +351,28 @@ class Runner:
             else:
                 mu, base, error = (t[at] for t in self._base[site])
             out.append(NodeEdit(site, self.coders[site], masks[site], prompts.rows, mu, base,
-                                None if self.setup.error in ("none", "own") else error, fixed))
+                                None if self.setup.error in ("none", "own") else error, fixed, len(prompts.model) if each else 0))
         return out
 
-    def run(self, index: int, masks: Masks, *, grad: bool = False) -> tuple[Tensor, Tensor]:
+    def run(self, index: int, masks: Masks, *, grad: bool = False, each: bool = False) -> tuple[Tensor, Tensor]:
         """Run the prompts of batch `index` under M masks at once.
 
         Args:
             index: which batch.
             masks: site -> [M, R, C + 1] in [0, 1].
             grad: keep the graph, so that the result can be differentiated with respect to the masks.
+            each: masks are [M B, R, C + 1], one for each prompt: differentiated, they give a derivative for each prompt.
 
         Returns:
             metric [M, B], and logits at the last token [M, B, V] (the answers' alone if the metric reads no others).
         """
         p = self.prompts[index]
-        many = masks[self.setup.sites[0]].shape[0]
+        many = masks[self.setup.sites[0]].shape[0] // (len(p.model) if each else 1)
+        if each and len(p.rows) > 1:
+            raise DataError("the prompts of the batch have different layouts", do="make batches with reprbasis.batches")
         batch, start, targets = self._tiled(p, many)
         short = self._answers is not None
-        result = self.model.forward(batch, edits=self.edits(p, masks), start=start, grad=grad,
+        result = self.model.forward(batch, edits=self.edits(p, masks, each=each), start=start, grad=grad,
                                     capture=[_FINAL] if short else (), logits="none" if short else self._logits)
         with torch.set_grad_enabled(grad):
             if short:

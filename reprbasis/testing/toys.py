@@ -40,6 +40,7 @@ from ..interfaces.model import (
     Unembedding,
 )
 from ..interfaces.scorer import ContrastBatch, ScoreTable
+from ..interfaces.task import ContrastPair, Split, Task
 from ..interfaces.tokens import Example, TokenBatch, TokenSequence
 from ..registry import Registry
 from ..runtime.activations import Activations
@@ -393,6 +394,34 @@ class ToyCorpus(Corpus[ToyCorpusConfig]):
             yield Example(text="".join(f" w{w}" for w in words), key=f"toy-{i}")
 
 
+class ToyTaskConfig(ComponentConfig):
+    """Options of the toy task."""
+
+    pairs: int = Field(24, ge=1)
+    """Pairs in each split."""
+    words: int = Field(6, ge=4)
+    """Words of a prompt."""
+
+
+class ToyTask(Task[ToyTaskConfig]):
+    """Prompts of one length whose second word is even in the clean text and odd in the corrupted one (see `planted`); the answer
+    is ` yes`, the wrong answer ` no`. Roles: `changed`, `last`. Each split begins with a word of its own.
+    """
+
+    def pairs(self, tokenizer: Any, split: Split, seed: int) -> Iterator[ContrastPair]:
+        first = ("train", "validation", "test").index(split)
+        generator = torch.Generator().manual_seed(3 * seed + first)
+        [yes], [no] = tokenizer.encode(" yes"), tokenizer.encode(" no")
+        for index in range(self.config.pairs):
+            rest = torch.randint(4, 40, (self.config.words - 1,), generator=generator).tolist()
+            sides = []
+            for odd in (0, 1):  # w0 has an even id
+                words = [first, rest[0] - rest[0] % 2 + odd, *rest[1:]]
+                sides.append(Example(text="".join(f" w{w}" for w in words), key=f"{split}-{index}"))
+            yield ContrastPair(sides[0], sides[1], (yes,), (no,), {"changed": (1,), "last": (self.config.words - 1,)},
+                               key=f"{split}-{seed}-{index}")
+
+
 class _Plugin:
     @hookimpl
     def reprbasis_register(self, register: Any) -> None:
@@ -403,10 +432,14 @@ class _Plugin:
         register(Component("learner", "toy-dictionary", ToyLearnerConfig, f"{here}:ToyLearner",
                            "An autoencoder, for tests", provides={"affine-decoder"}))
         register(Component("corpus", "toy-words", ToyCorpusConfig, f"{here}:ToyCorpus", "Random words, for tests"))
+        register(Component("task", "toy-pairs", ToyTaskConfig, f"{here}:ToyTask", "One word decides, for tests",
+                           provides={"contrast"}))
 
 
 def toy_registry() -> Registry:
-    """Everything installed, and the toys `toy-linear` (model), `toy-dictionary` (learner) and `toy-words` (corpus)."""
+    """Everything installed, and the toys `toy-linear` (model), `toy-dictionary` (learner), `toy-words` (corpus) and
+    `toy-pairs` (task).
+    """
     registry = default_registry()
     if not any(r.origin == "toys" for r in registry.components()):
         registry.add(_Plugin(), origin="toys")

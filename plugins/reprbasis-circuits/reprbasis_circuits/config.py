@@ -31,6 +31,8 @@ class MaskConfig(NodesConfig):
     """Prices of a whole frontier, found together."""
     steps: int = Field(200, ge=2)
     """Optimiser steps."""
+    inner: int = Field(1, ge=1)
+    """Steps for each run of the model; between runs the metric is extrapolated to first order in the mask."""
     rows: int = Field(40, ge=1)
     """Most prompts times costs in one forward: with many costs at once each sees fewer prompts a step."""
     lr: float | None = Field(None, gt=0)
@@ -40,7 +42,7 @@ class MaskConfig(NodesConfig):
     noise: float = Field(0.01, ge=0)
     """Spread of the initial mask logits around 1; without it two redundant nodes can never be told apart."""
     loss: Literal["abs", "abs-batch", "square", "ce", "kl"] = "abs"
-    """Difference of the metric from its target: mean of |d|, |mean of d|, mean of d^2; or cross-entropy of the answer; or KL."""
+    """Distance of the metric from its target: mean absolute, absolute mean, or mean square; cross-entropy of the answer; or KL."""
     target: Literal["model", "basis"] = "model"
     """What to reproduce: the unchanged model, or the model with every latent on under the same error policy."""
     candidates: Literal["active", "all"] = "active"
@@ -55,9 +57,11 @@ class MaskConfig(NodesConfig):
     """`ssc`: the published schedule and units: price divided by sites, temperature to 200^1.2, no noise, no early stop."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _sound(self) -> Self:
         if not self.costs or any(c <= 0 for c in self.costs):
             raise ValueError("costs must be positive and at least one")
+        if self.inner > 1 and self.loss in ("ce", "kl"):
+            raise ValueError("inner above 1 needs a loss of the metric: abs, abs-batch or square")
         return self
 
 

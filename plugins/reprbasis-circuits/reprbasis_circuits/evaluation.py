@@ -5,15 +5,16 @@ With the metric m averaged over prompts, four raw numbers and three ratios:
     F(M)      the unchanged model                      faithfulness        (F(C) - F(empty)) / (F(M) - F(empty))
     F(basis)  every latent on, every error ablated     faithfulness_basis  F(C) / F(basis)
     F(C)      the circuit's nodes on, all others off   faithfulness_model  F(C) / F(M)
-    F(empty)  every node off                           completeness        (F(M without C) - F(empty)) / (F(M) - F(empty)), 0 is best
+    F(empty)  every node off                           completeness        the first with F(M without C) for F(C); 0 is best
 
-`faithfulness_basis` flatters: it forgives what the dictionary loses. Where errors are nodes, `without_errors` is faithfulness once
-the circuit's error nodes are ablated too. Always kept errors (`error: own`) are on in the empty circuit as well.
+`faithfulness_basis` flatters: it forgives what the dictionary loses. Where errors are nodes, `without_errors` is the faithfulness
+once the circuit's error nodes are ablated too. Always kept errors (`error: own`) are on in the empty circuit as well.
 
 Sources: Marks et al. 2024 (faithfulness, completeness), Wang et al. 2022 (completeness by random subsets, minimality), Mueller et
 al. 2025 (CPR, CMD). Shapes: M masks, N prompts, B prompts of a batch, V vocabulary, R rows, K latents.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ Masks = dict[Site, Tensor]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Metric [M, N], KL from the unchanged model's next-token distribution [M, N] (nats), and whether the top token agrees [M, N]."""
+    """Metric, KL from the unchanged model's next-token distribution (nats), and whether the top token agrees; all [M, N]."""
 
     value: Tensor
     kl: Tensor
@@ -65,17 +66,16 @@ class Judge:
         rows: prompts times circuits in one forward, about.
     """
 
-    def __init__(self, model: ModelAdapter[Any], basis: Basis, setup: Setup, batches: Sequence[ContrastBatch], metric: Metric[Any], *,
-                 fill: Means | None = None, resamples: int = 2000, seed: int = 0, rows: int = 64) -> None:
+    def __init__(self, model: ModelAdapter[Any], basis: Basis, setup: Setup, batches: Sequence[ContrastBatch],
+                 metric: Metric[Any], *, fill: Means | None = None, resamples: int = 2000, seed: int = 0, rows: int = 64) -> None:
         self.runner = Runner(model, basis, setup, batches, metric, fill=fill, latents="all", whole=True)
         self.resamples, self.seed, self.rows = resamples, seed, rows
         names: dict[tuple[int, ...], int] = {}
         prompts = [tuple(row.tolist()) for item in batches for row in item.clean.ids.cpu()]
         self.group = torch.tensor([names.setdefault(p, len(names)) for p in prompts])
         self.model = self.runner.model_values.double().cpu()
-        edges = [self.runner.full(latents=latents, errors=errors) for latents, errors in ((True, False), (False, False), (True, True))]
-        self.ends = self.run({s: torch.cat([e[s] for e in edges]) for s in setup.sites})
-        self.basis, self.empty, self.whole = (self.ends.value[i] for i in range(3))
+        ends = [self.runner.full(latents=a, errors=b) for a, b in ((True, False), (False, False), (True, True))]
+        self.basis, self.empty, self.whole = self.run({s: torch.cat([e[s] for e in ends]) for s in setup.sites}).value
 
     @property
     def n(self) -> int:
@@ -189,10 +189,12 @@ class Judge:
         x, y = whole.mean(1), ours.mean(1)
         spread = float((x - x.mean()).square().sum())
         slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread else math.nan
-        found = {"subset_gap": float(gap.mean()), "subset_slope": slope, "subset_intercept": float(y.mean()) - slope * float(x.mean())}
+        found = {"subset_gap": float(gap.mean()), "subset_slope": slope,
+                 "subset_intercept": float(y.mean()) - slope * float(x.mean())}
         return [Measurement(key, v, len(knocked), condition=name) for key, v in found.items() if math.isfinite(v)]
 
-    def minimality(self, circuit: Circuit, name: str, *, threshold: float = 0.01) -> tuple[list[Measurement], list[tuple[str, float]]]:
+    def minimality(self, circuit: Circuit, name: str, *,
+                   threshold: float = 0.01) -> tuple[list[Measurement], list[tuple[str, float]]]:
         """How much each node of the circuit matters, and the share of nodes that hardly do.
 
         Returns:
@@ -231,23 +233,24 @@ def fill_of(circuit: Circuit) -> Means | None:
     """The values of ablated nodes that a circuit carries; None if it carries none."""
     if not circuit.fill:
         return None
-    rows = len(next(iter(circuit.fill.values())))
-    places = Places("role", circuit.setup.roles) if circuit.setup.index == "role" else Places("token", tuple(map(str, range(rows))))
+    rows, setup = len(next(iter(circuit.fill.values()))), circuit.setup
+    places = Places("role", setup.roles) if setup.index == "role" else Places("token", tuple(map(str, range(rows))))
     return Means(places, circuit.fill, circuit.error_fill, torch.ones(rows))
 
 
 def areas(fractions: Sequence[float], values: Sequence[float]) -> dict[str, float]:
-    """Areas under faithfulness (CPR, higher is better) and under |1 - faithfulness| (CMD, 0 is best) over the share of nodes kept.
+    """Areas under faithfulness (CPR, higher is better) and |1 - faithfulness| (CMD, 0 is best) over the share of nodes kept.
 
     Trapezoids over linear p, as published: then half of the area lies above p = 0.5; `log_*` is the same over log p, divided by
     its range.
     """
     out = {}
     for prefix, x in (("", list(fractions)), ("log_", [math.log(p) for p in fractions])):
-        steps = [b - a for a, b in zip(x, x[1:], strict=False)]
+        steps = [b - a for a, b in itertools.pairwise(x)]
         scale = 1.0 if not prefix else x[-1] - x[0]
         for name, y in (("cpr", list(values)), ("cmd", [abs(1 - v) for v in values])):
-            out[prefix + name] = sum(d * (a + b) / 2 for d, a, b in zip(steps, y, y[1:], strict=False)) / scale
+            heights = [(a + b) / 2 for a, b in itertools.pairwise(y)]
+            out[prefix + name] = sum(d * h for d, h in zip(steps, heights, strict=True)) / scale
     return out
 
 

@@ -1,4 +1,4 @@
-"""Faithfulness against size: circuits of all finders, of the top nodes of scorers, and of random nodes, on the same held-out prompts.
+"""Faithfulness against size: circuits of all finders, top nodes of scorers, and random nodes, on the same held-out prompts.
 
 All circuits of a frontier have one setup, so that a node means the same for each of them.
 """
@@ -111,7 +111,8 @@ class Frontier:
             self.tell(f"score with {name}")
             scorer = self.aligned(selection, baseline=self.setup.ablation, protect=self.setup.protect)
             scores = scorer.score(self.model, self.basis.at(self.setup.sites), self.train, self.metric)
-            family = ThresholdFinder(ThresholdConfig(**options)).family(self.model, self.basis, self.train, self.metric, scores=scores)
+            top = ThresholdFinder(ThresholdConfig(**options))
+            family = top.family(self.model, self.basis, self.train, self.metric, scores=scores)
             self.families[_free(name, self.families)] = _distinct(family)
 
     @property
@@ -192,17 +193,19 @@ class Frontier:
         def line(name: str, title: str, caption: str, label: str) -> Figure | None:
             series = {method: [known.get((name, f"{method} {s}"), math.nan) for s in sizes] for method in values}
             series = {k: v for k, v in series.items() if any(map(math.isfinite, v))}
-            return Figure("line", title, about + caption, series, sizes, x_label="nodes in the circuit", y_label=label) if series else None
+            if not series:
+                return None
+            return Figure("line", title, about + caption, series, sizes, x_label="nodes in the circuit", y_label=label)
 
         ceiling = known["faithfulness", "basis"]
-        return [f for f in (
-            line("faithfulness", "Faithfulness against size", "1: the circuit does as well as the unchanged model, 0: as badly as "
-                 f"with every node ablated. All latents without any error node reach {ceiling:.2f}.", "faithfulness"),
-            line("without_errors", "The same circuits without their error nodes", "What is left of the faithfulness once the "
-                 "error nodes of the circuit are ablated: what the dictionary itself explains.", "faithfulness without errors"),
-            line("completeness", "Completeness against size", "What the model still does without the circuit: 0 if the circuit is "
-                 "all there is, 1 if the rest does as well.", "completeness"),
-        ) if f is not None]
+        drawn = (
+            line("faithfulness", "Faithfulness against size", "1: the circuit does as well as the unchanged model; 0: as badly "
+                 f"as with every node ablated. All latents without any error node reach {ceiling:.2f}.", "faithfulness"),
+            line("without_errors", "The same circuits without their error nodes", "What is left once the error nodes of the "
+                 "circuit are ablated: what the dictionary itself explains.", "faithfulness without errors"),
+            line("completeness", "Completeness against size", "What the model still does without the circuit: 0 if the circuit "
+                 "is all there is, 1 if the rest does as well.", "completeness"))
+        return [f for f in drawn if f is not None]
 
     def notes(self, judge: Judge, candidates: int, rows: Sequence[Measurement]) -> list[str]:
         """What was done, and what came out, in words."""

@@ -8,6 +8,7 @@ several prices are learned in one batch.
 Shapes: M costs, B prompts, N nodes, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,8 @@ class MaskFinder(CircuitFinder[MaskConfig]):
         for cost, price, kept in zip(costs, paid, learned.kept, strict=True):
             details = {"finder": "mask", "cost": cost, "cost_per_node": price, "steps": learned.steps, "loss": config.loss,
                        "target": config.target, "beta": [1.0, schedule.temperature(learned.steps - 1)], "lr": schedule.lr,
-                       "seed": config.seed, "prompts_per_step": size, "candidates": len(nodes), "parity": config.parity,
+                       "seed": config.seed, "prompts_per_step": size, "inner": config.inner,
+                       "candidates": len(nodes), "parity": config.parity,
                        "history": learned.history}
             found.append(circuit(runner, nodes, kept, details))
             if config.cleanup is not None:
@@ -80,13 +82,19 @@ class MaskFinder(CircuitFinder[MaskConfig]):
 
 
 class _Task:
-    """Task loss [M] of soft masks [M, N] at a step."""
+    """Task loss [M] of soft masks [M, N] at a step.
+
+    With `inner` above 1 the model runs at every `inner`-th step only; until the next run each prompt's metric is extrapolated to
+    first order in the mask, from that run's derivatives.
+    """
 
     def __init__(self, runner: Runner, nodes: Nodes, config: MaskConfig) -> None:
-        self.runner, self.nodes = runner, nodes
+        self.runner, self.nodes, self.inner = runner, nodes, config.inner
         self.loss = _LOSSES[config.loss]
-        self.order = order(len(runner.prompts), config.steps + 1, config.seed, shuffle=config.parity is None)
+        runs = math.ceil((config.steps + 2) / config.inner)
+        self.order = order(len(runner.prompts), runs, config.seed, shuffle=config.parity is None)
         self.references = [(p.model.to(runner.dtype), _last(p.logits, p.item)) for p in runner.prompts]
+        self.anchor: tuple[Tensor, Tensor, Tensor] | None = None
         if config.target == "basis":
             everything = runner.full(latents=True, errors=True)
             with torch.no_grad():
@@ -94,9 +102,24 @@ class _Task:
             self.references = [(value[0], logits[0]) for value, logits in made]
 
     def __call__(self, step: int, mask: Tensor) -> Tensor:
-        index = self.order[step]
-        value, logits = self.runner.run(index, self.nodes.dense(mask), grad=True)
-        return self.loss(value, logits, *self.references[index], self.runner.prompts[index].item)
+        index = self.order[step // self.inner]
+        item = self.runner.prompts[index].item
+        if self.inner == 1:
+            value, logits = self.runner.run(index, self.nodes.dense(mask), grad=True)
+            return self.loss(value, logits, *self.references[index], item)
+        if step % self.inner == 0 or self.anchor is None:
+            self.anchor = self._expand(index, mask.detach())
+        value, slope, start = self.anchor
+        value = value + torch.einsum("mbn,mn->mb", slope, mask - start)
+        return self.loss(value, value[..., None], *self.references[index], item)
+
+    def _expand(self, index: int, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Metric [M, B], its derivative for each prompt [M, B, N], and the mask [M, N] they belong to."""
+        size = len(self.runner.prompts[index].model)
+        leaf = mask.repeat_interleave(size, dim=0).requires_grad_()
+        value, _ = self.runner.run(index, self.nodes.dense(leaf), grad=True, each=True)
+        [slope] = torch.autograd.grad(value.sum(), leaf)
+        return value.detach(), slope.view(len(mask), size, -1), mask
 
 
 def order(batches: int, steps: int, seed: int, *, shuffle: bool = True) -> list[int]:

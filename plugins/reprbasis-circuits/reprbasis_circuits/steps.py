@@ -74,16 +74,17 @@ class FrontierStep(Step[FrontierConfig]):
                 done.append(line)
                 task.update(len(done), now=line)
 
-            return Frontier(self.config, context.registry, context.model, basis, context.registry.build(self.config.metric), train,
-                            test, context.seed, tell).findings()
+            metric = context.registry.build(self.config.metric)
+            made = Frontier(self.config, context.registry, context.model, basis, metric, train, test, context.seed, tell)
+            return made.findings()
 
 
 def _nodes(table: list[tuple[str, float]], most: int = 40) -> list[Figure]:
     if not table:
         return []
     shown = table[:most]
-    return [Figure("bar", "What each node of the circuit does", "F(circuit) - F(circuit without the node) on held-out prompts, largest "
-                   f"first ({len(shown)} of {len(table)} nodes): site, position or role, latent.",
+    return [Figure("bar", "What each node of the circuit does", "F(circuit) - F(circuit without the node) on held-out prompts, "
+                   f"largest first ({len(shown)} of {len(table)} nodes): site, position or role, latent.",
                    {"effect": [v for _, v in shown]}, [name for name, _ in shown], x_label="node", y_label="metric")]
 
 

@@ -1,8 +1,12 @@
 """The planted chain (V8) through the finders, and the fast path against the slow one (V14)."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from reprbasis_circuits.evaluation import Judge, fill_of
+from reprbasis_circuits.mask import _Task as MaskTask
+from reprbasis_circuits.nodes import Nodes, prepare
 
 import reprbasis as rb
 from reprbasis.kits.circuits import Runner
@@ -86,7 +90,7 @@ def test_greedy_finds_the_chain(chain):
     family = rb.create("finder", "greedy", sizes=sizes, protect=0, error="none").family(
         chain.model, chain.basis, chain.batches, chain.metric)
     assert [c.size() for c in family] == sizes
-    assert all(a.containment(b) == 1 for a, b in zip(family, family[1:], strict=False))
+    assert all(a.containment(b) == 1 for a, b in pairwise(family))
 
 
 def test_cleanup_drops_what_does_not_matter(chain):
@@ -129,8 +133,9 @@ def test_gradients_equal_differences(chain):
     setup = learn(chain, [0.05], error="node", steps=3)[0].setup
     runner = Runner(chain.model, chain.basis, setup, chain.batches[:1], chain.metric)
     generator = torch.Generator().manual_seed(1)
-    masks = {s: torch.rand(1, len(runner.places), len(c.directions) + 1, generator=generator, dtype=torch.float64).requires_grad_()
+    masks = {s: torch.rand(1, len(runner.places), len(c.directions) + 1, generator=generator, dtype=torch.float64)
              for s, c in runner.coders.items()}
+    masks = {s: m.requires_grad_() for s, m in masks.items()}
     value, _ = runner.run(0, masks, grad=True)
     value.sum().backward()
     for site, mask in masks.items():
@@ -148,3 +153,25 @@ def test_prompts_of_a_step_do_not_change_the_answer_when_batches_are_split(chain
     small = learn(chain, [0.05], rows=4)
     assert small[0].details["prompts_per_step"] == 4
     assert set(small[0].nodes()) == chain.truth
+
+
+@pytest.mark.parametrize("inner", [2, 4])
+def test_steps_between_runs_find_the_same(chain, inner):
+    for found in learn(chain, [c / 2 for c in COSTS], inner=inner):
+        assert set(found.nodes()) == chain.truth
+
+
+def test_the_expansion_is_exact_where_it_starts(chain):
+    finder = rb.create("finder", "mask", protect=0, error="node", inner=2, steps=4)
+    runner = prepare(finder.config, chain.model, chain.basis, chain.batches, chain.metric)
+    nodes = Nodes.of(runner)
+    mask = torch.rand(2, len(nodes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses, slopes = [], []
+    for inner in (1, 2):
+        leaf = mask.clone().requires_grad_()
+        loss = MaskTask(runner, nodes, finder.config.model_copy(update={"inner": inner}))(0, leaf)
+        loss.sum().backward()
+        losses.append(loss.detach())
+        slopes.append(leaf.grad)
+    assert torch.allclose(losses[0], losses[1], rtol=0, atol=1e-12)
+    assert torch.allclose(slopes[0], slopes[1], rtol=0, atol=1e-12)

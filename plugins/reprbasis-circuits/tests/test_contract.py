@@ -1,4 +1,8 @@
-from reprbasis.testing import FinderContract
+import torch
+
+from reprbasis.interfaces.finder import Circuit, Setup
+from reprbasis.runtime.basis import Basis
+from reprbasis.testing import FinderContract, StepContract
 
 
 class TestMask(FinderContract):
@@ -15,3 +19,33 @@ class TestThreshold(FinderContract):
 
 class TestGreedy(FinderContract):
     name, config, needs_scores = "greedy", {"nodes": 4, "ablation": "corrupt", "index": "shared"}, False
+
+
+PROMPTS = {"task": {"use": "toy-pairs", "pairs": 12}, "prompts": 8, "batch": 4}
+MASK = {"use": "mask", "steps": 20, "costs": [0.01, 0.3]}
+
+
+class TestFind(StepContract):
+    name, config = "find", {**PROMPTS, "finder": {"use": "mask", "steps": 10, "sites": "resid.*"}}
+
+
+class TestFrontier(StepContract):
+    name, config = "frontier", {**PROMPTS, "held_out": 8, "resamples": 100, "sites": "resid.*", "finders": [MASK], "repeats": 1,
+                                "halves": True, "random": 2}
+
+
+class TestFaithfulness(StepContract):
+    name, config = "faithfulness", {**PROMPTS, "held_out": 8, "resamples": 100, "random": 2, "subsets": 2}
+
+    def artifacts(self, model, folder):
+        """The circuit says what being in it means."""
+        world = dict(super().artifacts(model, folder))
+        basis = world["basis"]
+        assert isinstance(basis, Basis)
+        sites = model.info.select("resid.*")
+        generator = torch.Generator().manual_seed(0)
+        masks = {s: torch.rand(6, basis.d_dict + 1, generator=generator) < 0.3 for s in sites}
+        fill = {s: torch.rand(6, basis.d_dict, generator=generator) for s in sites}
+        error_fill = {s: torch.rand(6, basis.d_in, generator=generator) for s in sites}
+        world["circuit"] = Circuit(masks, None, {"setup": Setup(sites).facts()}, fill, error_fill)
+        return world

@@ -18,7 +18,8 @@ def rectified(model, width=6, dtype=torch.float64):
     generator = torch.Generator().manual_seed(3)
     sites = model.info.select("resid.*")
     rows = torch.randn(width, model.info.d_model, generator=generator, dtype=dtype)
-    dictionary: Dictionary = ToyDictionary(rows, rows / 4, torch.randn(model.info.d_model, generator=generator, dtype=dtype), rectify=True)
+    bias = torch.randn(model.info.d_model, generator=generator, dtype=dtype)
+    dictionary: Dictionary = ToyDictionary(rows, rows / 4, bias, rectify=True)
     normaliser = Normaliser(torch.randn(len(sites), model.info.d_model, generator=generator, dtype=dtype),
                             torch.rand(len(sites), generator=generator, dtype=dtype) + 0.5)
     return Basis(sites, normaliser, dictionary, toy_registry().create("learner", "toy-dictionary", width=width),
