@@ -49,3 +49,22 @@ def test_several_evaluations_have_their_medians_and_the_time_of_their_own_inputs
     assert "| evaluation | seconds | fvu | dead_share | l0 |" in text
     assert "| small | 7 | 0.4 | 0.25 |  |" in text
     assert "| large | 8 | 0.3 | 0.25 |  |" in text
+
+
+def test_evaluations_side_by_side(tmp_path):
+    """One table per site, one row per evaluation; what is the same in all of them is told once."""
+    steps = []
+    for name, value in (("first_eval", 0.5), ("second_eval", 0.25)):
+        rows = [Measurement("mse", 2.0, 9, 1.5, 2.5, "mean", "resid.3"),
+                Measurement("mse", value, 9, None, None, "global", "resid.3"),
+                Measurement("l0", 40.0, 9, 38.0, 42.0, "global", "resid.3"),
+                Measurement("other", 7.0, 9, None, None, "global", "resid.3")]
+        folder = save(Findings(rows, [], [], ["The same note."]), tmp_path / name)
+        steps.append(StepRecord(name, "x/evaluate", "0", folder, "findings", "done", 1.0))
+    run = RunRecord("demo", tmp_path, steps, {}, 0, "2026-01-02")
+    text = rb.create("reporter", "markdown", compare=["mse", "l0"]).run_ended(run, rb.registry()).read_text()
+    table = text[text.index("### resid.3"):].splitlines()[2:]
+    assert table == ["| evaluation | condition | mse | l0 |", "|---|---|---|---|", "| (all) | mean | 2 [1.5, 2.5] |  |",
+                     "| first_eval | global | 0.5 | 40 [38, 42] |", "| second_eval | global | 0.25 | 40 [38, 42] |"]
+    assert text.count("The same note.") == 1
+    assert "What beats what" not in text
