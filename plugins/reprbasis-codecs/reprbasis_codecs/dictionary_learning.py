@@ -99,7 +99,7 @@ class DictionaryLearning(Exchange[DictionaryLearningConfig]):
         return found.clamp_min(0)
 
     def dump(self, basis: Basis, plain: Plain, site: Site) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        before = self.imported(basis)
+        before = self.imported(basis) if fits(self.imported(basis).get("architecture"), plain) else {}
         name = before.get("architecture") or self.choose_class(basis, plain, site)
         plain = self.folded(basis, plain, site, centred=name not in UNCENTRED)
         tensors: dict[str, Tensor] = plain.tensors()
@@ -133,6 +133,16 @@ class DictionaryLearning(Exchange[DictionaryLearningConfig]):
             bare = not basis.normaliser.mean[index].any() and float(basis.normaliser.scale[index]) == 1
             return "AutoEncoderNew" if bare else "AutoEncoder"
         return {"jumprelu": "JumpReluAutoEncoder", "topk": "AutoEncoderTopK", "gated": "GatedAutoEncoder"}[plain.kind]
+
+
+def fits(name: str | None, plain: Plain) -> bool:
+    """Whether a class can hold a dictionary; thresholds of 0 are relu, and some classes have one threshold for all latents."""
+    if name is None or name not in KINDS:
+        return False
+    if KINDS[name] == "jumprelu" and plain.kind in ("relu", "jumprelu"):
+        one = plain.threshold is None or bool((plain.threshold == plain.threshold[0]).all())
+        return one or name == "JumpReluAutoEncoder"
+    return KINDS[name] == plain.kind
 
 
 def of_trainer(trainer: dict[str, Any]) -> Site | None:

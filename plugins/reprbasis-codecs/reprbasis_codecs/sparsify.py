@@ -57,5 +57,7 @@ class Sparsify(Exchange[SparsifyConfig]):
         config = {"activation": "topk", "expansion_factor": max(basis.d_dict // basis.d_in, 1), "normalize_decoder": True,
                   "num_latents": basis.d_dict, "multi_topk": False, "skip_connection": False, "transcode": False}
         before = self.imported(basis).get("config", {})
+        if (before.get("num_latents") or basis.d_in * before.get("expansion_factor", 0)) != basis.d_dict:
+            before = {}
         weights = {old: plain.tensors()[new] for old, new in TENSORS.items()}
         return {**config, **before, "k": plain.k, "d_in": basis.d_in, NOTE: self.note(site)}, self.on_disk(weights)

@@ -114,6 +114,20 @@ def test_an_import_is_saved_and_loaded(tmp_path, written_by_saelens):
     assert again.details["imported"]["format"] == "reprbasis-codecs/saelens"
 
 
+@pytest.mark.parametrize("name", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE", "GatedAutoEncoder", "AutoEncoder"])
+def test_another_dictionary_in_an_imported_basis(name, make_basis, tmp_path):
+    """It is written as what it is, not as what the basis once was."""
+    from pathlib import Path
+
+    basis = rb.import_(Path(__file__).parent / "data" / "dictionary_learning" / name)
+    other = make_basis("jumprelu", d=basis.d_in, k=32)
+    changed = basis.with_dictionary(other.dictionary)
+    folder, = rb.export(changed, "dictionary-learning", tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text())["trainer"]["dict_class"] == "JumpReluAutoEncoder"
+    site, x = basis.sites[0], torch.randn(50, basis.d_in, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rb.import_(folder).encode(site, x), changed.encode(site, x), rtol=0, atol=1e-5)
+
+
 def test_half_precision_loses_nothing_on_import(tmp_path, make_basis):
     out, = rb.export(make_basis("relu", sites=(Site("resid", 3),)), "saelens", tmp_path / "out", dtype="bfloat16")
     with safe_open(out / "sae_weights.safetensors", "pt") as file:
