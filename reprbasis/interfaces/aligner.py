@@ -6,7 +6,7 @@ Shapes: N paired rows, A width of the first space, B width of the second.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -65,3 +65,8 @@ class Aligner(Configured[C]):
     @abstractmethod
     def fit(self, a: Tensor, b: Tensor) -> Alignment:
         """[N, A], [N, B] -> a map."""
+
+    def fit_stream(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Alignment:
+        """The same from batches of paired rows, each seen once; override where sums over batches suffice."""
+        found = list(pairs)
+        return self.fit(torch.cat([a for a, _ in found]), torch.cat([b for _, b in found]))

@@ -1,0 +1,1 @@
+"""Maps between the spaces of two models: Procrustes and its relatives, regressions, canonical correlations."""
