@@ -35,7 +35,7 @@ from ..sites import Site
 
 PlaceKind: TypeAlias = Literal["shared", "token", "role"]
 BaselineKind: TypeAlias = Literal["corrupt", "mean", "zero"]
-OTHER = "other"
+OTHER = "rest"
 """The role of tokens that have none."""
 
 
@@ -45,7 +45,7 @@ class Places:
 
     Args:
         kind: `shared` (over tokens), `token` or `role`.
-        names: of the P places: `all`; `0`, `1`, ... (position within the sequence); or the roles and, last, `other`, for
+        names: of the P places: `all`; `0`, `1`, ... (position within the sequence); or the roles and, last, `rest`, for
             tokens without one. A token with several roles belongs to the last.
     """
 

@@ -57,7 +57,7 @@ def test_places_say_which_token_belongs_to_which_node(side):
     assert Places.of("shared", [item]).names == ("all",)
     tokens, roles = Places.of("token", [item]), Places.of("role", [item])
     assert tokens.names == tuple("012345")
-    assert roles.names == ("verb", "end", "other")
+    assert roles.names == ("verb", "end", "rest")
     real = item.clean.mask[0]
     assert tokens.index(item)[0][real].tolist() == [0, 1, 2, 3, 4, 5]
     assert roles.index(item)[0][real].tolist() == [2, 2, 0, 0, 2, 1]
@@ -80,7 +80,7 @@ def test_roles_have_to_be_there():
 def test_a_token_with_two_roles_belongs_to_the_last():
     item = pair(roles={"a": torch.tensor([[1, 2]] * 3), "b": torch.tensor([[2, 0, 3, 4, 5]] * 3)})
     places = Places.of("role", [item])
-    assert places.names == ("a", "b", "other")
+    assert places.names == ("a", "b", "rest")
     assert places.index(item)[0].tolist() == [1, 0, 1, 1, 1, 1, -1, -1]
 
 

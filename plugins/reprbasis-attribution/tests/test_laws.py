@@ -135,7 +135,7 @@ def test_scores_by_place_add_up(worlds, name, index):
     batches = [replace(b, roles={"start": b.clean.positions[:, :1], "next": b.clean.positions[:, 1:3]}) for b in batches]
     options = {"rounds": 1, "steps": 2} if name == "iterative-ig" else {}
     whole, parts = (scored(name, (model, basis, batches), margin(), index=i, **options) for i in ("shared", index))
-    assert parts.details["rows"] == (["start", "next", "other"] if index == "role" else [str(i) for i in range(8)])
+    assert parts.details["rows"] == (["start", "next", "rest"] if index == "role" else [str(i) for i in range(8)])
     for site, value in parts.nodes.items():
         assert value.shape == (len(parts.details["rows"]), basis.d_dict + 1)
         assert torch.allclose(value.sum(0), whole.nodes[site], atol=1e-12)

@@ -47,7 +47,7 @@ class TestAttribute(StepContract):
         assert {str(s) for s in found.nodes} == {"resid.0", "resid.1"}
         assert all((found.nodes[s] - v).abs().max() < 1e-5 for s, v in alone.nodes.items())
         assert found.details["n"] == 5
-        assert found.details["rows"] == ["word", "other"]
+        assert found.details["rows"] == ["word", "rest"]
         assert found.details["task"] == {"use": "six-prompts/six-prompts"}
         assert found.details["kept"] == {"all": 5}
 

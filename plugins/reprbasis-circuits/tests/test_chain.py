@@ -73,7 +73,7 @@ def test_every_option_keeps_the_planted_nodes(chain, options):
 def test_roles_are_rows(chain):
     [found] = learn(chain, [0.05], index="role")
     names = found.setup.roles
-    assert names == ("subject", "last", "other")
+    assert names == ("subject", "last", "rest")
     truth = {(s, {2: 0, 4: 1}[t], k) for s, t, k in chain.truth}
     assert set(found.nodes()) == truth
 
