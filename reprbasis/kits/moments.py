@@ -121,6 +121,6 @@ class PairMoments:
         return self.moved(self.mean_a, self.mean_b)
 
     def error(self, matrix: Tensor, mean_a: Tensor, mean_b: Tensor) -> float:
-        """sum |y - (x - mean_a) @ matrix - mean_b|² over the rows, without seeing them again. matrix: [A, B]."""
+        """Sum of |y - (x - mean_a) @ matrix - mean_b|² over the rows, without seeing them again. matrix: [A, B]."""
         at = self.moved(mean_a, mean_b)
         return float(at.bb.trace() - 2 * (at.ab * matrix).sum() + ((at.aa @ matrix) * matrix).sum())

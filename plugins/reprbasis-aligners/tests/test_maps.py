@@ -91,9 +91,9 @@ def test_widths_96_and_128():
         rb.create("aligner", "procrustes-pca", rank=100).fit(x, y)
 
 
-@pytest.mark.parametrize("name", (*ALL, "unembedding"))
+@pytest.mark.parametrize("name", [*ALL, "unembedding"])
 def test_batches_give_what_all_rows_give(name):
-    """Streamed float32 batches against one fit: the same to 1e-8 (float64 moments)."""
+    """Streamed batches against one fit: the same to 1e-8 (float64 moments)."""
     a = gaussians(5000, 24, 0)
     b = a @ rotation(24) + 0.5 * gaussians(5000, 24, 1)
     aligner = rb.create("aligner", name)

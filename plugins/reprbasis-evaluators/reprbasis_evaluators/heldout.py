@@ -49,7 +49,7 @@ class HeldOut:
         marked = [replace(s, flags={**s.flags, UNSEEN: new})
                   for s, new in zip(sequences, inputs.activations.unseen(sequences), strict=True)]
         self.batches = [b.to(self.model.device) for b in TokenBatch.pack(
-            marked, length=max(256, *map(len, marked)), rows=4, pad_id=self.model.pad_id)]
+            marked, length=max(512, *map(len, marked)), rows=2, pad_id=self.model.pad_id)]
         self.tokens, self.groups = sum(map(len, marked)), len(marked)
         self.clean: list[ForwardResult] = [self.model.forward(b, capture=self.model.info.sites) for b in self.batches]
         self.references = [Reference(logits(c), c.batch, c.batch.flag(UNSEEN)) for c in self.clean]
