@@ -154,18 +154,19 @@ def weights(r, q):
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    return Found(tmp_path_factory.mktemp("x"), 8, 0.5, **weights(8, 0.5))
+    return Found(tmp_path_factory.mktemp("x"), 8, 0.5, temperature=6, **weights(8, 0.5))
 
 
 def test_the_entropy_of_equiprobable_causes_is_found(eight):
-    assert eight.entropy.marginal == pytest.approx(8, abs=1.3)
+    assert eight.entropy.marginal == pytest.approx(8, abs=1.2)  # now and then two bits share a cause
+    assert eight.entropy.tree == pytest.approx(8, abs=0.5)
     assert eight.entropy.joint == pytest.approx(8, abs=0.2)
     assert eight.fvu < 0.01
     assert eight.match() > 0.99
 
 
 def test_rare_causes_are_found_as_bursts(tmp_path):
-    found = Found(tmp_path, 8, 0.1, **weights(8, 0.1))
+    found = Found(tmp_path, 8, 0.1, steps=2000, **weights(8, 0.1))
     assert found.entropy.marginal == pytest.approx(3.75, abs=0.2)
     assert found.fvu < 0.01
     assert float(found.bits.sum(1).mean()) == pytest.approx(0.80, abs=0.05)
@@ -184,16 +185,16 @@ def test_bits_pay_for_themselves(tmp_path):
     """Causes whose |w|^2 p (1 - p) / V is a tenth of the price get no bit, causes at thirty times get one."""
     price = 1.0 / (4 * 30.1)  # as a share of V, with |w|^2 p (1 - p) = 1 for the large causes, less for the small
     scale = torch.tensor([1.0] * 4 + [(0.1 / 30) ** 0.5] * 4) * 2
-    found = Found(tmp_path, 8, 0.5, scale=scale, entropy=price / 1.1, covariance=price / 11)
+    found = Found(tmp_path, 8, 0.5, steps=1500, scale=scale, entropy=price / 1.1, covariance=price / 11)
     assert found.entropy.marginal == pytest.approx(4, abs=1)
     assert found.entropy.live == pytest.approx(4, abs=1)
 
 
-@pytest.mark.parametrize(("gradient", "fvu"), [("identity", 0.0), ("printed", 0.2)])
-def test_the_gradient_matters(gradient, fvu, eight, tmp_path):
+@pytest.mark.parametrize(("gradient", "steps", "fvu"), [("identity", 2500, 0.0), ("printed", 500, 0.2)])
+def test_the_gradient_matters(gradient, steps, fvu, eight, tmp_path):
     """Straight through, causes are found but several bits share one (measured: 11.6 bits of a true 8, as in the released code);
     with the gradient as printed in the paper nothing is found (FVU 0.44, 125 bits).
     """
-    found = Found(tmp_path, 8, 0.5, gradient=gradient, **weights(8, 0.5))
+    found = Found(tmp_path, 8, 0.5, steps=steps, gradient=gradient, **weights(8, 0.5))
     assert found.entropy.marginal > eight.entropy.marginal + 1
     assert found.fvu >= fvu
