@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..config import Selection
     from ..interfaces.reporter import StepRecord
     from ..pipeline.spec import PipelineSpec
     from ..registry import Registry
@@ -71,6 +72,37 @@ def read_pipeline(args: argparse.Namespace) -> tuple[PipelineSpec, Registry]:
 
     registry = default_registry()
     return read(args.file, args.overrides, registry), registry
+
+
+def pick_model(registry: Registry, given: str, use: str | None = None) -> Selection:
+    """The model that a command line names: a checkpoint, or `{use: NAME, option: value}`.
+
+    Args:
+        registry: where adapters come from.
+        given: the argument.
+        use: name of the adapter; None: the first installed one, by name, that can run the checkpoint.
+
+    Raises:
+        UserError: no adapter runs the checkpoint; says what each of them said.
+    """
+    from ..config.strict_yaml import parse_yaml
+    from ..errors import ReprBasisError, UserError
+
+    if given.lstrip().startswith("{"):
+        return registry.select("model", parse_yaml(given, f"MODEL {given}").data)
+    if use is not None:
+        return registry.select("model", {"use": use, "checkpoint": given})
+    said = []
+    for found in registry.components("model"):
+        try:
+            selection = registry.select("model", {"use": found.full_name, "checkpoint": given})
+            registry.load("model", found.full_name).describe(selection.config)
+        except ReprBasisError as error:
+            said.append(f"{found.name}: {error.what}")
+        else:
+            return selection
+    raise UserError(f"no installed adapter runs '{given}'",
+                    do="\n     ".join(said) or "pip install a plugin with a model adapter; see `reprbasis plugins list model`")
 
 
 def print_json(value: Any) -> None:
