@@ -123,7 +123,7 @@ class HubConfig(ComponentConfig):
     """A data set of the Hugging Face hub, or its files."""
 
     dataset: str | None = Field(None, min_length=1)
-    """Name from the table (`gsm8k`), which knows id and columns, or an id of the hub (`owner/name`); null: only `path`."""
+    """Name from the table (`gsm8k`), which knows id and columns, or any id of the hub (`owner/name`); null: only `path`."""
 
     path: Path | None = None
     """Read this file, or all files of this folder in the order of their names (.jsonl, .json.gz, .parquet), and not the hub."""
@@ -162,11 +162,11 @@ class HubConfig(ComponentConfig):
     def _known(self) -> HubConfig:
         if self.dataset is None and self.path is None:
             raise complaint("neither dataset nor path is given", "name a data set, or give a file")
-        table = datasets_table()
-        if self.dataset is not None and "/" not in self.dataset and self.dataset not in table:
-            raise complaint(f"there is no data set '{self.dataset}' in the table", near(self.dataset, table)
+        known = dataset_entry(self.dataset or "")
+        if self.dataset is not None and "/" not in self.dataset and not known:
+            raise complaint(f"there is no data set '{self.dataset}' in the table", near(self.dataset, datasets_table())
                             + ", or write the id of the hub: owner/name")
-        if not (self.dataset in table or self.messages or self.ask):
+        if not (known or self.messages or self.ask):
             raise complaint("which columns hold the dialogues is not known", "give messages, or ask and answer")
         return self
 
@@ -176,3 +176,9 @@ def datasets_table() -> Mapping[str, Mapping[str, Any]]:
     """Name -> id, subset, split and columns of the data sets known by name."""
     found: Mapping[str, Mapping[str, Any]] = json.loads((files(__package__) / "data" / "datasets.json").read_text("utf-8"))
     return found
+
+
+def dataset_entry(name: str) -> Mapping[str, Any]:
+    """The entry of that name or id of the hub; empty when there is none."""
+    table = datasets_table()
+    return table.get(name) or next((entry for entry in table.values() if entry["id"] == name), {})

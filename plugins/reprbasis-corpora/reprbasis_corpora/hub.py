@@ -18,7 +18,7 @@ from reprbasis.interfaces.corpus import Corpus, CorpusContext
 from reprbasis.interfaces.tokens import Example
 
 from .chat import ROLES, dialogue
-from .config import HubConfig, datasets_table
+from .config import HubConfig, dataset_entry
 
 LINES, TABLES = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",)
 EXTRA = "pip install 'reprbasis-corpora[hub]'"
@@ -35,7 +35,9 @@ class HubCorpus(Corpus[HubConfig]):
         """
         context = context or CorpusContext()
         config = self.config
-        known = {**datasets_table().get(config.dataset or "", {}), **{k: v for k, v in self._given() if v is not None}}
+        known = {**dataset_entry(config.dataset or ""), **{k: v for k, v in self._given() if v is not None}}
+        if config.ask and not config.messages:
+            known.pop("messages", None)
         counts: dict[str, Any] = {"read": 0, "given": 0, "left_out": Counter()}
         context.facts["hub"] = counts
         for number, (where, row) in enumerate(self._rows(known), 1):
@@ -125,8 +127,8 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _require(row: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    for option in ("messages", "ask", "answer"):
-        if (column := known.get(option)) and column not in row and not (option != "messages" and "messages" in known):
+    for option in ("messages",) if "messages" in known else ("ask", "answer"):
+        if (column := known.get(option)) and column not in row:
             raise DataError(f"there is no column '{column}'", where=where,
                             do=f"{near(column, row)}; say which it is with `{option}`")
 
@@ -139,9 +141,8 @@ def _example(row: Mapping[str, Any], known: Mapping[str, Any], where: str, numbe
     """
     if column := known.get("messages"):
         turns = row[column]
-        plain = {"messages": json.loads(turns) if isinstance(turns, str) else turns}
-        if plain["messages"] and "from" in plain["messages"][0]:
-            plain = {"conversations": plain["messages"]}
+        first = turns[0] if isinstance(turns, list) and turns else None
+        plain = {"conversations" if isinstance(first, Mapping) and "from" in first else "messages": turns}
     else:
         plain = {"prompt": row[known["ask"]], "response": row.get(known.get("answer", ""))}
     meta = {k: row[k] for k in known.get("meta", ()) if row.get(k) is not None}

@@ -35,7 +35,7 @@ class MixCorpus(Corpus[MixConfig]):
     """See the module."""
 
     def examples(self, *, seed: int = 0, context: CorpusContext | None = None) -> Iterator[Example]:
-        """Dialogues of all sources; keys and `meta["source"]` say which. Source i gets the seed `seed + i`.
+        """Dialogues of all sources; keys and `meta["corpus"]` say which. Source i gets the seed `seed + i`.
 
         Raises:
             DataError: no source gives a dialogue.
@@ -77,7 +77,7 @@ class MixCorpus(Corpus[MixConfig]):
                                                      **judge.facts()}
                 if kept:
                     given += 1
-                    yield replace(example, key=f"{names[index]}/{example.key}", meta={**example.meta, "source": names[index]})
+                    yield replace(example, key=f"{names[index]}/{example.key}", meta={**example.meta, "corpus": names[index]})
         if not given:
             raise DataError("no source of the mix gives a dialogue", do="check their paths and filters")
 

@@ -72,6 +72,17 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted():
     json.dumps(context.facts)
 
 
+def test_an_id_of_the_table_is_as_good_as_its_name():
+    said_of = [[(said(e), e.meta) for e in hub(dataset=name, path=FIXTURES / "tulu-3.jsonl").examples()]
+               for name in ("tulu-3", "allenai/tulu-3-sft-mixture")]
+    assert said_of[0] == said_of[1]
+
+
+def test_own_columns_win_over_the_table():
+    found = hub(dataset="numinamath-cot", path=FIXTURES / "numinamath-cot.jsonl", ask="problem", answer="source").examples()
+    assert said(next(found)) == [("user", "Solve x + 2 = 5."), ("assistant", "synthetic_math")]
+
+
 def test_filter_and_limit():
     french = hub(dataset="wildchat", path=FIXTURES / "wildchat.jsonl", where={"language": "French"})
     assert [said(e)[0][1] for e in french.examples()] == ["Bonjour"]

@@ -35,13 +35,13 @@ def test_dialogues_come_in_proportion_while_they_last(files):
     found = list(mix(files, weights=[4, 2, 1], dedup="none").examples())
     assert len(found) == 70
     for part in (found[:7], found[:35], found[:70]):
-        count = Counter(e.meta["source"] for e in part)
+        count = Counter(e.meta["corpus"] for e in part)
         assert count == {"chat-1": len(part) // 7 * 4, "chat-2": len(part) // 7 * 2, "chat-3": len(part) // 7}
-    assert [e.key for e in found if e.meta["source"] == "chat-3"] == [f"chat-3/c{i}" for i in range(10)]
+    assert [e.key for e in found if e.meta["corpus"] == "chat-3"] == [f"chat-3/c{i}" for i in range(10)]
 
 
 def test_a_source_that_ends_leaves_the_rest_to_the_others(files):
-    found = [e.meta["source"] for e in mix(files, dedup="none").examples()]
+    found = [e.meta["corpus"] for e in mix(files, dedup="none").examples()]
     assert found[:30] == ["chat-1", "chat-2", "chat-3"] * 10
     assert Counter(found[30:50]) == {"chat-1": 10, "chat-2": 10}
     assert set(found[50:]) == {"chat-1"}
