@@ -169,6 +169,9 @@ class RowLayout:
         if self.layout == "dialogues" and self.isolate:
             yield sequence
             return
+        if self.layout == "blocks" and sequence.extra:
+            raise DataError(f"sequence '{sequence.key}' has extra inputs, which cannot be cut into blocks",
+                            do="use layout: dialogues, isolate: true")
         room = self.length - sum(map(len, self._open))
         if self.layout == "dialogues" and len(sequence) > room:
             yield from self.end()

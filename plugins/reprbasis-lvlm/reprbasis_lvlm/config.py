@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -12,12 +12,15 @@ from reprbasis.kits.hf_config import HFConfig
 
 from .vocabulary import COLOURS, SHAPES
 
+TINY: Final = "tiny-llava"
+
 
 class LvlmConfig(HFConfig):
     """Which vision-language checkpoint, and how to run it."""
 
-    checkpoint: str
-    """A local directory (config.json, safetensors, tokenizer, image processor) or a Hugging Face hub id."""
+    checkpoint: str = TINY
+    """A local directory (config.json, safetensors, tokenizer, image processor), a Hugging Face hub id, or tiny-llava, which is
+    in this package."""
 
     thumbnail: int = Field(64, ge=0)
     """Side, in pixels, of the small picture of each image that is kept for reports; 0 keeps none."""

@@ -35,10 +35,11 @@ class Family:
     rotary3: bool = False
     windowed: bool = False
 
-    def layout(self) -> Layout:
-        """Of the text decoder, which is Llama- or Qwen-shaped in all of them."""
-        at = self.text
-        return Layout(embed=f"{at}.embed_tokens", blocks=f"{at}.layers", norm=f"{at}.norm", rotary=f"{at}.rotary_emb")
+    def layout(self, hf_config: Any) -> Layout:
+        """Of the text decoder, which is Llama- or Qwen-shaped in all of them; Qwen3 normalises queries and keys."""
+        at, norms = self.text, "qwen3" in hf_config.get_text_config().model_type
+        return Layout(embed=f"{at}.embed_tokens", blocks=f"{at}.layers", norm=f"{at}.norm", rotary=f"{at}.rotary_emb",
+                      q_norm="q_norm" if norms else None, k_norm="k_norm" if norms else None)
 
     def used_depth(self, hf_config: Any) -> int:
         """Blocks of the tower whose output the decoder depends on: LLaVA may leave out the last ones."""

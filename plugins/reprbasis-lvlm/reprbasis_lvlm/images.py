@@ -92,7 +92,7 @@ class Reader:
         if beyond := [i for i in order if not 0 <= i < len(example.images)]:
             raise DataError(f"a message shows image {beyond[0]}, but the example has {len(example.images)}",
                             where=example.origin, do="count images from 0")
-        plain = replace(found, flags={**found.flags, "image": torch.zeros_like(places)}, contents=found.ids)
+        plain = replace(found, flags={**found.flags, "image": torch.zeros_like(places)})
         if not len(order):
             return plain
         pictures = [self.picture(load(example.images[i], example.origin)) for i in order]

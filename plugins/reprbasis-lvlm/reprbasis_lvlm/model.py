@@ -10,10 +10,11 @@ Shapes: B batch, T tokens, D residual width, E head width, P vision entries of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +26,20 @@ from reprbasis.interfaces.model import ModelInfo, Start
 from reprbasis.interfaces.tokens import Example, TokenBatch, TokenSequence
 from reprbasis.kits.contexts import runs
 from reprbasis.kits.hf import HFAdapter
-from reprbasis.kits.hf_layout import part
+from reprbasis.kits.hf_layout import Layout, part
 from reprbasis.kits.hf_run import Past, Visitor
 from reprbasis.sites import Site
 
-from .config import LvlmConfig
+from .config import TINY, LvlmConfig
 from .families import FAMILIES, Family
 from .images import READERS
 
 _OUT = Site("vision.out")
+
+
+def tiny() -> Path:
+    """The tiny trained model in this package."""
+    return Path(__file__).parent / TINY
 
 
 class LvlmAdapter(HFAdapter[LvlmConfig]):
@@ -41,6 +47,10 @@ class LvlmAdapter(HFAdapter[LvlmConfig]):
 
     family = "lvlm"
     architectures = tuple(FAMILIES)
+    refused = dict.fromkeys(
+        ("Qwen3VLMoeForConditionalGeneration", "LlavaNextForConditionalGeneration", "LlavaOnevisionForConditionalGeneration"),
+        "mixtures of experts, and LLaVA's successors that cut images into tiles, are not in the table of families")
+    named: ClassVar[Mapping[str, Callable[[], Path]]] = {TINY: tiny}
     provides = HFAdapter.provides | {"vision"}
 
     @classmethod
@@ -54,19 +64,19 @@ class LvlmAdapter(HFAdapter[LvlmConfig]):
         return replace(info, family=kind.name, modalities=frozenset({"text", "image"}),
                        vision={**vision, _OUT: info.d_model})
 
+    @classmethod
+    def layout_for(cls, hf_config: Any) -> Layout:
+        return _kind(hf_config).layout(hf_config)
+
     def load_network(self, folder: Any) -> Any:
-        self.kind = _kind(self.hf_config)
-        network = AutoModelForImageTextToText.from_pretrained(
+        self._folder = folder
+        return AutoModelForImageTextToText.from_pretrained(
             folder, dtype=getattr(torch, self.config.dtype), attn_implementation=self.config.attention,
             use_safetensors=True, trust_remote_code=False, local_files_only=True)
-        self.layout = self.kind.layout()
-        if hasattr(part(network, self.layout.blocks)[0].self_attn, "q_norm"):
-            self.layout = replace(self.layout, q_norm="q_norm", k_norm="k_norm")
-        self._folder = folder
-        return network
 
     def __init__(self, config: LvlmConfig) -> None:
         super().__init__(config)
+        self.kind = _kind(self.hf_config)
         self.reader = READERS[self.kind.reader](self._folder, self.hf_config, self._tokenizer, config.thumbnail)
 
     def tokenize(self, examples: Sequence[Example], *, max_tokens: int | None = None,

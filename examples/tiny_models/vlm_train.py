@@ -1,0 +1,222 @@
+"""Train the tiny vision-language model: a LLaVA with a CLIP-like tower and a Llama decoder, on synthetic scenes.
+
+    python examples/tiny_models/vlm_train.py OUT [--seed 0] [--threads 2]
+
+As in LLaVA, the tower is trained first: for every patch it says which colours and shapes are seen there (a linear probe that
+is thrown away; the held-out combinations of colour, shape and place are held out here too). Then everything is trained on
+questions: each example is one image and one question, the loss counts the answer fully and the rest of the dialogue a little.
+Hidden matrices are trained by Muon, everything else by AdamW; rates warm up, then fall along a cosine counted in steps, so
+that the result depends on the seed alone (and on the machine's rounding).
+
+Shapes: B examples, T tokens, P patches, L labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from reprbasis_lvlm.scenes import Question, Scene, scenes
+from reprbasis_lvlm.vocabulary import COLOURS, PLACES, SHAPES, SIZE
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.processing_llava import LlavaProcessor
+
+PATCH = 12
+TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+            "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+            "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+            "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+MEAN, STD = 0.25, 0.25
+OTHER_TOKENS = 0.05  # weight of everything but answers
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE; every word of the questions and answers is one token, anything else is spelled."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    control = ["<|im_start|>", "<|im_end|>", "<image>"]
+    words = [*COLOURS, *SHAPES, *" ".join(PLACES).split()]
+    text = ["What colour is the", "What shape is the object?", "Where is the", "What is at the", "user\nassistant\nsystem\n",
+            *words, *(f"the {w}" for w in words)]
+    core.train_from_iterator(text * 10, trainers.BpeTrainer(
+        vocab_size=1024, special_tokens=control, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=control[0], eos_token=control[1], pad_token=control[1],
+                                   extra_special_tokens={"image_token": control[2]}, chat_template=TEMPLATE)
+
+
+def processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Images of SIZE x SIZE pixels, neither resized nor cropped."""
+    images = CLIPImageProcessorPil(do_resize=False, do_center_crop=False, size={"height": SIZE, "width": SIZE},
+                                   image_mean=[MEAN] * 3, image_std=[STD] * 3)
+    return LlavaProcessor(images, tokens, patch_size=PATCH, num_additional_image_tokens=1, image_token="<image>",
+                          vision_feature_select_strategy="default", chat_template=TEMPLATE)
+
+
+def network(tokens: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
+    """The untrained model; 1.7 M parameters."""
+    vision = CLIPVisionConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+                              image_size=SIZE, patch_size=PATCH, hidden_act="gelu")
+    text = LlamaConfig(vocab_size=len(tokens), hidden_size=128, intermediate_size=384, num_hidden_layers=4,
+                       num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+                       bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id)
+    config = LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-1,
+                         image_token_id=tokens.convert_tokens_to_ids("<image>"), vision_feature_select_strategy="default",
+                         image_seq_length=(SIZE // PATCH) ** 2,
+                         tie_word_embeddings=True)
+    torch.manual_seed(seed)
+    return LlavaForConditionalGeneration(config)
+
+
+def examples(seed: int) -> Iterator[tuple[Scene, Question]]:
+    """Endless training examples: a scene and a question about one of its objects."""
+    draw = Random(seed)
+    for scene in scenes("train", seed):
+        yield scene, draw.choice(scene.questions(draw.choice(scene.things)))
+
+
+class Batches:
+    """Turns examples into tensors. Every part of a dialogue is tokenised once and remembered."""
+
+    def __init__(self, tokens: PreTrainedTokenizerFast) -> None:
+        self.tokens = tokens
+        self.known: dict[str, list[int]] = {}
+        self.image = tokens.convert_tokens_to_ids("<image>")
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a part."""
+        if text not in self.known:
+            self.known[text] = self.tokens.encode(text, add_special_tokens=False)
+        return self.known[text]
+
+    def __call__(self, found: list[tuple[Scene, Question]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels [B, 3, SIZE, SIZE], ids [B, T] and the weight [B, T] of each token as a target."""
+        rows, weights = [], []
+        for _, question in found:
+            ask = [*self.ids("<|im_start|>user\n"), *[self.image] * (SIZE // PATCH) ** 2, *self.ids(question.text),
+                   *self.ids("<|im_end|>\n<|im_start|>assistant\n")]
+            say, end = self.ids(question.answer), self.ids("<|im_end|>\n")
+            rows.append([*ask, *say, *end])
+            weights.append([*(0.0 if i == self.image else OTHER_TOKENS for i in ask), *[1.0] * len(say), 1.0,
+                            *[OTHER_TOKENS] * (len(end) - 1)])
+        size, pad = max(map(len, rows)), self.tokens.pad_token_id
+        return (pixels([scene for scene, _ in found]), torch.tensor([r + [pad] * (size - len(r)) for r in rows]),
+                torch.tensor([w + [0.0] * (size - len(w)) for w in weights]))
+
+
+def pixels(found: list[Scene]) -> Tensor:
+    """[B, 3, SIZE, SIZE], normalised as the processor does it."""
+    raw = torch.stack([torch.from_numpy(s.image) for s in found]).permute(0, 3, 1, 2).float()
+    return (raw / 255 - MEAN) / STD
+
+
+def seen(found: list[Scene]) -> Tensor:
+    """[B, P, L] 1 where at least a third of a patch lies in the box of an object with that colour or shape."""
+    side, names = SIZE // PATCH, [*COLOURS, *SHAPES]
+    out = torch.zeros(len(found), side, side, len(names))
+    edge = torch.arange(side) * PATCH
+    for target, scene in zip(out, found, strict=True):
+        for thing in scene.things:
+            left, top, right, bottom = thing.box
+            across, down = ((edge + PATCH).clamp(max=high) - edge.clamp(min=low) for low, high in ((left, right), (top, bottom)))
+            covered = down.clamp(min=0)[:, None] * across.clamp(min=0) >= PATCH**2 / 3
+            target[covered] = torch.tensor([float(n in (thing.colour, thing.shape)) for n in names])
+    return out.flatten(1, 2)
+
+
+class Optimiser:
+    """Muon for hidden matrices, AdamW for the rest, one schedule for both."""
+
+    def __init__(self, named: list[tuple[str, torch.nn.Parameter]], steps: int) -> None:
+        hidden = [p for n, p in named if p.ndim == 2 and "embed" not in n and "probe" not in n]
+        others = [p for n, p in named if p.ndim != 2 or "embed" in n or "probe" in n]
+        self.all = [p for _, p in named]
+        self.parts = [torch.optim.Muon(hidden, lr=0.02, weight_decay=0.01), torch.optim.AdamW(others, lr=3e-3, weight_decay=0.0)]
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda i: rate(i, steps)) for o in self.parts]
+
+    def step(self, loss: Tensor) -> None:
+        """One step down the gradient."""
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.all, 1.0)
+        for part, schedule in zip(self.parts, self.schedules, strict=True):
+            part.step()
+            schedule.step()
+            part.zero_grad()
+
+
+def train_tower(model: LlavaForConditionalGeneration, source: Iterator[tuple[Scene, Question]], steps: int, batch: int,
+                digest: hashlib._Hash) -> None:
+    """Stage 1: the tower says what is seen in each patch."""
+    tower = model.model.vision_tower
+    probe = torch.nn.Linear(tower.config.hidden_size, len(COLOURS) + len(SHAPES))
+    optimiser = Optimiser([*tower.named_parameters(), *((f"probe.{n}", p) for n, p in probe.named_parameters())], steps)
+    for step in range(steps):
+        found = [scene for scene, _ in islice(source, batch)]
+        images, target = pixels(found), seen(found)
+        digest.update(images.numpy().tobytes())
+        logits = probe(tower(images).last_hidden_state[:, 1:])
+        optimiser.step(F.binary_cross_entropy_with_logits(logits, target))
+        if step % 50 == 0 or step == steps - 1:
+            right = ((logits > 0) == (target > 0)).all(-1)[target.any(-1)].float().mean()
+            print(f"tower {step:5d}  patches with an object right {right:.2f}", flush=True)
+
+
+def train(out: Path, tower_steps: int, steps: int, batch: int, seed: int) -> None:
+    """Train and write the checkpoint (bfloat16), the processor and `recipe.json`."""
+    tokens = tokenizer()
+    model = network(tokens, seed).train()
+    make, source, begun = Batches(tokens), examples(seed), time.perf_counter()
+    digest = hashlib.sha256()
+    train_tower(model, source, tower_steps, 2 * batch, digest)
+    optimiser = Optimiser(list(model.named_parameters()), steps)
+    for step in range(steps):
+        images, ids, weight = make(list(islice(source, batch)))
+        digest.update(images.numpy().tobytes() + ids.numpy().tobytes())
+        logits = model(input_ids=ids, pixel_values=images, use_cache=False).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
+        loss = (loss * weight[:, 1:]).sum() / weight[:, 1:].sum()
+        optimiser.step(loss)
+        if step % 50 == 0 or step == steps - 1:
+            answers = weight[:, 1:] == 1
+            right = (logits.argmax(-1) == ids[:, 1:])[answers].float().mean()
+            print(f"{step:5d}  loss {loss.item():.3f}  answer tokens right {right:.2f}  {time.perf_counter() - begun:.0f} s",
+                  flush=True)
+    model.eval().to(torch.bfloat16).save_pretrained(out)
+    processor(tokens).save_pretrained(out)
+    tokens.save_pretrained(out)
+    facts = {"recipe": "examples/tiny_models/vlm_train.py", "seed": seed, "tower_steps": tower_steps, "steps": steps,
+             "batch": batch, "parameters": sum(p.numel() for p in model.parameters()), "data_sha256": digest.hexdigest(),
+             "torch": torch.__version__, "threads": torch.get_num_threads(), "seconds": round(time.perf_counter() - begun)}
+    (out / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def rate(step: int, steps: int, warm: int = 50, low: float = 0.03) -> float:
+    """Share of the full learning rate at a step."""
+    if step < warm:
+        return (step + 1) / warm
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tower-steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    train(given.out, given.tower_steps, given.steps, given.batch, given.seed)
