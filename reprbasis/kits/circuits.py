@@ -252,6 +252,7 @@ class Runner:
             self._logits = "all"
             result = self.model.forward(item.clean, capture=wanted)
             value = self.metric(result, item.clean, replace(item.targets, reference=result.logits))
+        short = None
         targets = item.targets if self._logits == "last" else replace(item.targets, reference=result.logits)
         if self._answers is not None:
             mapped = Targets(*(None if t is None else torch.where(t >= 0, torch.searchsorted(self._answers, t.clamp_min(0)), -1)
@@ -265,9 +266,10 @@ class Runner:
         for site, (z, _) in self.basis.states(result).items():
             if site in active:
                 self._mark(active[site], z, rows)
-        assert result.logits is not None
+        logits = result.logits if self._answers is None else short
+        assert logits is not None
         start = Start(self._start, result.sites[self._start])
-        return _Prompts(item, rows, fill_rows, start, value.detach(), result.logits, targets)
+        return _Prompts(item, rows, fill_rows, start, value.detach(), logits, targets)
 
     @staticmethod
     def _mark(active: Tensor, z: Tensor, rows: Tensor) -> None:

@@ -131,6 +131,8 @@ class FaithfulnessConfig(HeldOutConfig):
     """Random subsets for the second form of completeness."""
     random: int = Field(5, ge=1)
     """Random circuits of the same size, for comparison."""
+    edges: tuple[int, ...] = ()
+    """Numbers of edges: how faithful the circuit is with only its strongest ones, and with all; empty: not measured."""
 
 
 class FrontierConfig(HeldOutConfig, NodesConfig):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reprbasis.errors import SiteError
+from reprbasis.errors import DataError, SiteError
 from reprbasis.interfaces.finder import Circuit, Setup
 from reprbasis.interfaces.metric import Metric, Targets
 from reprbasis.interfaces.model import ModelAdapter
@@ -28,14 +28,22 @@ def setup_of(config: NodesConfig, model: ModelAdapter[Any], basis: Basis, batche
 
     Raises:
         SiteError: the basis has none of the sites.
+        DataError: masks per token position, and roles are at different positions in different prompts.
     """
     sites = tuple(s for s in model.info.select(config.sites) if s in basis.sites)
     if not sites:
         raise SiteError(f"the basis has none of the sites {config.sites}",
                         do=f"it covers {', '.join(map(str, basis.sites[:8]))} ...")
     roles = Places.of("role", batches).names if config.index == "role" else ()
+    if config.index == "token" and len({_layout(item) for item in batches if item.roles}) > 1:
+        raise DataError("the prompts have several layouts: a token position does not mean the same in all of them",
+                        do="use index: role, or one template of the task")
     protect = common_prefix(batches) if config.protect == "auto" else config.protect
     return Setup(sites, config.ablation, config.error, config.index, roles, protect)
+
+
+def _layout(item: ContrastBatch) -> tuple[Any, ...]:
+    return item.clean.shape[1], tuple((name, tuple(at[0].tolist())) for name, at in sorted(item.roles.items()))
 
 
 @dataclass(frozen=True)

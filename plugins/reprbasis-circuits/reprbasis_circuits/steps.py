@@ -11,6 +11,7 @@ from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.batches import Batches, batches
 
 from .config import FaithfulnessConfig, FindConfig, FrontierConfig, PromptsConfig
+from .edges import edge_faithfulness
 from .evaluation import Judge, fill_of, random_like, row
 from .frontier import RANDOM, Frontier
 
@@ -51,6 +52,9 @@ class FaithfulnessStep(Step[FaithfulnessConfig]):
                       seed=context.seed)
         rows = [*judge.ends_measured(), *judge.circuits([circuit], ["circuit"])[0], *judge.subsets(circuit, "circuit",
                                                                                                    draws=self.config.subsets)]
+        if self.config.edges:
+            train = prompts(context, self.config, self.config.prompts, "train")
+            rows += edge_faithfulness(judge, circuit, train, self.config.edges, "circuit")[0]
         idle, table = judge.minimality(circuit, "circuit")
         drawn = [random_like(circuit, judge.candidates(), context.seed + i) for i in range(self.config.random)]
         value = judge.run(judge.runner.dense(drawn)).value.mean(0)

@@ -34,6 +34,16 @@ class TestFrontier(StepContract):
                                 "halves": True, "random": 2}
 
 
+class TestFrontierOfRoles(StepContract):
+    name, config = "frontier", {**PROMPTS, "held_out": 8, "resamples": 100, "sites": "resid.*", "index": "role", "random": 2,
+                                "finders": [MASK, {"use": "greedy"}], "scorers": ["attribution", "magnitude"]}
+
+
+class TestFrontierOfSharedMasks(StepContract):
+    name, config = "frontier", {**PROMPTS, "held_out": 8, "resamples": 100, "sites": "resid.*", "index": "shared", "random": 2,
+                                "finders": [MASK], "scorers": ["attribution"]}
+
+
 class TestFaithfulness(StepContract):
     name, config = "faithfulness", {**PROMPTS, "held_out": 8, "resamples": 100, "random": 2, "subsets": 2}
 

@@ -6,6 +6,7 @@ from reprbasis_circuits.config import NodesConfig
 from reprbasis_circuits.nodes import Nodes, prepare
 
 import reprbasis as rb
+from reprbasis.errors import DataError
 from reprbasis.interfaces.finder import Setup
 from reprbasis.interfaces.learner import Dictionary
 from reprbasis.kits.circuits import NodeEdit, Runner, common_prefix
@@ -149,3 +150,11 @@ def test_masks_of_other_sites_are_refused(world):
     runner = Runner(model, basis, Setup(basis.sites), batches, margin())
     with pytest.raises(rb.errors.UserError, match="sites"):
         runner.dense([found])
+
+
+def test_positions_that_do_not_mean_the_same_are_refused(world):
+    model, basis, _ = world
+    items = [rb.batches(model, rb.create("task", "toy-pairs", pairs=4, words=n), batch=4)[0] for n in (5, 6)]
+    with pytest.raises(DataError, match="layouts"):
+        prepare(NodesConfig(), model, basis, items, margin())
+    assert prepare(NodesConfig(index="role"), model, basis, items, margin()).setup.roles == ("changed", "last", "rest")
