@@ -18,6 +18,11 @@ class Estimate:
     n: int
     groups: int
 
+    def complement(self) -> Estimate:
+        """1 - x, and its interval."""
+        low, high = (None if v is None else 1 - v for v in (self.high, self.low))
+        return Estimate(1 - self.value, low, high, self.n, self.groups)
+
 
 def ratio(numerator: Tensor, denominator: Tensor, group: Tensor, *, resamples: int = 2000, seed: int = 0) -> Estimate:
     """sum(numerator) / sum(denominator), resampling whole groups (Davison & Hinkley 1997, cluster bootstrap).

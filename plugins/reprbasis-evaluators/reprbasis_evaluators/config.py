@@ -35,6 +35,8 @@ class FastConfig(ComponentConfig):
     """Tokens of each held-out dialogue that are used, counted from its start."""
     sites: Sites = "*"
     """Sites that are measured, one by one."""
+    behaviour: bool = True
+    """Whether to replace each site in the running model: loss, KL and what comes from them. Most of the cost."""
     untrained: bool = True
     """Whether to measure the control: the dictionary as the learner initialises it, before any training."""
     resamples: int = Field(2000, ge=100)

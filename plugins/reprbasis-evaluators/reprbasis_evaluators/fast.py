@@ -32,7 +32,7 @@ from reprbasis.sites import Site
 
 from .config import FastConfig
 from .controls import density_alarm
-from .heldout import HeldOut, rest
+from .heldout import HeldOut
 
 FLOOR = 2.0**-100
 
@@ -43,7 +43,7 @@ class Fast(Evaluator[FastConfig]):
     def evaluate(self, inputs: EvaluationInputs) -> Findings:
         """Measurements per site under three conditions."""
         text = HeldOut(inputs, tokens=self.config.tokens, sequence_tokens=self.config.sequence_tokens)
-        run = _Run(text, self.config.resamples)
+        run = _Run(text, self.config)
         bases = {"global": inputs.basis} | ({"untrained": untrained(inputs)} if self.config.untrained else {})
         sites = [s for s in inputs.model.info.select(self.config.sites) if s in inputs.basis.sites]
         with inputs.progress.task("evaluate sites", total=len(sites), unit="sites") as task:
@@ -61,8 +61,8 @@ class Fast(Evaluator[FastConfig]):
 
 
 class _Run:
-    def __init__(self, text: HeldOut, resamples: int) -> None:
-        self.text, self.resamples = text, resamples
+    def __init__(self, text: HeldOut, config: FastConfig) -> None:
+        self.text, self.runs_model, self.resamples = text, config.behaviour, config.resamples
         self.rows: list[Measurement] = []
         self.ablated: dict[Site, Tensor] = {}
 
@@ -97,12 +97,14 @@ class _Run:
                         self.add(f"{tokens}{weight}{part}_log2", log2(e), condition, site, "bits")
         fvu = ratio(lost[~text.first], spread[~text.first], text.owner[~text.first], resamples=self.resamples)
         self.add("fvu", fvu, condition, site)
-        self.add("ev", rest(fvu), condition, site)
+        self.add("ev", fvu.complement(), condition, site)
         sinks = ratio(lost[text.first], spread[text.first].clamp_min(1e-12), text.owner[text.first], resamples=self.resamples)
         self.add("fvu_first", sinks, condition, site)
 
     def behaviour(self, site: Site, replaced: Sequence[Tensor], condition: str) -> None:
         """Next-token loss and divergence against the unchanged model."""
+        if not self.runs_model:
+            return
         text, pairs = self.text, self.text.compare(self.text.continued(site, replaced))
         clean = torch.cat([r.loss for r in text.references])
         loss, kl = (torch.cat(p) for p in zip(*pairs, strict=True))
@@ -112,7 +114,7 @@ class _Run:
         if condition == "mean":
             self.ablated[site] = loss - clean
         recovered = ratio(loss - clean, self.ablated[site], text.group, resamples=self.resamples)
-        self.add("ce_recovered", rest(recovered), condition, site)
+        self.add("ce_recovered", recovered.complement(), condition, site)
 
 
 def by_dialogue(error: Tensor, owner: Tensor, resamples: int = 2000) -> Estimate:

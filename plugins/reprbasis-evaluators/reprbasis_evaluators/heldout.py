@@ -14,7 +14,6 @@ from reprbasis.errors import DataError
 from reprbasis.interfaces.evaluator import EvaluationInputs
 from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace, Start
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
-from reprbasis.kits.intervals import Estimate
 from reprbasis.kits.tokenwise import Reference, predicts
 from reprbasis.sites import Site
 
@@ -98,12 +97,6 @@ def logits(result: ForwardResult) -> Tensor:
     """The logits, which were asked for."""
     assert result.logits is not None
     return result.logits
-
-
-def rest(lost: Estimate) -> Estimate:
-    """1 - x of an estimate and its interval."""
-    low, high = (None if v is None else 1 - v for v in (lost.high, lost.low))
-    return Estimate(1 - lost.value, low, high, lost.n, lost.groups)
 
 
 def _in_stream(site: Site) -> bool:

@@ -39,7 +39,7 @@ from reprbasis.sites import Site
 
 from .config import ReconstructionConfig
 from .controls import density_alarm
-from .heldout import HeldOut, rest
+from .heldout import HeldOut
 
 
 class Reconstruction(Evaluator[ReconstructionConfig]):
@@ -134,7 +134,7 @@ class _Run:
         self.losses.setdefault((str(site), condition), {})["ev"] = lost[text.body]
         self.spread[str(site)] = spread[text.body]
         self.add("fvu", fvu, condition, str(site))
-        self.add("ev", rest(fvu), condition, str(site))
+        self.add("ev", fvu.complement(), condition, str(site))
         sinks = ratio(lost[text.first], spread[text.first].clamp_min(1e-12), text.owner[text.first], resamples=resamples)
         self.add("fvu_first", sinks, condition, str(site))
 
@@ -163,7 +163,7 @@ class _Run:
         ablated = self.losses.get((site, "mean"))
         if ablated and condition != "mean":
             for name, value in (("ce", increase), ("kl", kl)):
-                kept = rest(ratio(value, ablated[name], self.text.group, resamples=resamples))
+                kept = ratio(value, ablated[name], self.text.group, resamples=resamples).complement()
                 self.add(f"{name}_recovered", kept, condition, site)
 
     def leads(self, site: str) -> None:
