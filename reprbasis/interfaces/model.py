@@ -71,9 +71,9 @@ class ModelInfo:
         return select(given, tuple(self.vision))
 
     def depth(self, site: Site) -> int:
-        """Position of a site in execution order."""
+        """Position of a site in execution order: index in `sites`; negative for sites of the vision side, which come before."""
         try:
-            return (*self.vision, *self.widths).index(site)
+            return self.sites.index(site) if site in self.widths else tuple(self.vision).index(site) - len(self.vision)
         except ValueError:
             raise SiteError(f"the model has no site '{site}'", do="see model.info.sites") from None
 

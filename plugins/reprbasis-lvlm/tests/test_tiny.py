@@ -1,0 +1,54 @@
+"""The trained tiny model in the package, measured again."""
+
+import json
+
+import pytest
+from reprbasis_lvlm.config import LvlmConfig
+from reprbasis_lvlm.model import LvlmAdapter, tiny
+from reprbasis_lvlm.quiz import CHANCE, Score, quiz
+
+from reprbasis.interfaces.model import Sampling
+from reprbasis.interfaces.tokens import Example, Message
+
+
+@pytest.fixture(scope="module")
+def model():
+    return LvlmAdapter(LvlmConfig())
+
+
+def test_it_names_what_it_has_never_seen_combined_so(model):
+    stated = json.loads((tiny() / "recipe.json").read_text())["accuracy"]["own"]
+    for kind, score in quiz(model, scenes_asked=150, seed=2).items():
+        assert score.share > 0.9, kind
+        assert abs(score.share - stated[kind]["share"]) < 0.07, kind
+
+
+@pytest.mark.parametrize("sight", ["noise", "other"])
+def test_without_its_image_it_guesses(model, sight):
+    for kind, score in quiz(model, scenes_asked=150, seed=2, sight=sight).items():
+        low, high = score.interval
+        assert low - 0.05 < CHANCE[kind] < high + 0.05, (kind, score)
+
+
+def test_it_answers_and_ends_its_turn(model):
+    from itertools import islice
+
+    from reprbasis_lvlm.corpus import example
+    from reprbasis_lvlm.scenes import scenes
+
+    right = 0
+    found = list(islice(scenes("test", 3), 20))
+    for scene in found:
+        question = scene.questions(scene.things[0])[0]
+        asked = example(scene, [question], "")
+        prompt = Example(messages=(Message("user", question.text, images=(0,)),), images=asked.images, add_prompt=True)
+        [whole] = model.generate(model.tokenize([prompt]), sampling=Sampling(max_new=5))
+        new = whole.flags["generated"]
+        right += model.tokenizer.decode(whole.ids[new & ~whole.flags["special"]]) == question.answer
+        assert bool(whole.flags["special"][-1]), "it ends its turn"
+    assert right >= 17
+
+
+def test_intervals_of_wilson():
+    low, high = Score(8, 10).interval
+    assert (round(low, 2), round(high, 2)) == (0.49, 0.94)
