@@ -82,7 +82,8 @@ def edges(model: ModelAdapter[Any], basis: Basis, batches: Sequence[ContrastBatc
                 part = _Segment(run, at, a, b, between, kind, slope.get(b), steps, rows).sums(masks[a], masks[b])
                 sums[a, b] = part if (a, b) not in sums else sums[a, b] + part
         n += run.n
-    found = {(a, b): _sparse((part.edges / n).to(basis.normaliser.mean.dtype), masks[a], masks[b], at) for (a, b), part in sums.items()}
+    dtype = basis.normaliser.mean.dtype
+    found = {(a, b): _sparse((part.edges / n).to(dtype), masks[a], masks[b], at) for (a, b), part in sums.items()}
     details = {"kind": kind, "metric": metric.full_name or type(metric).__name__, "n": n, "index": at.kind, "rows":
     list(at.names),
                "steps": steps if kind == "integrated" else 1,

@@ -35,7 +35,7 @@ from ..sites import Site
 
 PlaceKind: TypeAlias = Literal["shared", "token", "role"]
 BaselineKind: TypeAlias = Literal["corrupt", "mean", "zero"]
-OTHER = "rest"
+REST = "rest"
 """The role of tokens that have none."""
 
 
@@ -66,7 +66,7 @@ class Places:
         names = tuple(dict.fromkeys(name for item in batches for name in item.roles))
         if not names:
             raise DataError("these batches have no roles", do="use a task that names roles, or index: token")
-        return cls(kind, (*names, OTHER))
+        return cls(kind, (*names, REST))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -69,17 +69,13 @@ class RandomConfig(NodesConfig):
     """Of the scores."""
 
 
-class AttributeConfig(ComponentConfig):
-    """Options of the step `attribute`."""
+class PromptsConfig(ComponentConfig):
+    """Which prompts a step works on, and what is measured."""
 
     task: Annotated[Selection, Use("task")]
     """What the model does."""
-    scorer: Annotated[Selection, Use("scorer")]
-    """How nodes are scored."""
     metric: Annotated[Selection, Use("metric")] = Field(default="logit-diff", validate_default=True)
     """What is measured of the model."""
-    sites: Sites = "*"
-    """Which sites of the basis; `resid.4::5` is every fifth layer from 4."""
     split: Literal["train", "validation", "test"] = "train"
     """Which prompts of the task."""
     prompts: int = Field(96, ge=1)
@@ -88,3 +84,24 @@ class AttributeConfig(ComponentConfig):
     """Prompts in a batch."""
     keep: Literal["all", "choice", "top1"] = "all"
     """Which pairs: all, those the model answers rightly among the two, or those where the answer is its first choice."""
+
+
+class AttributeConfig(PromptsConfig):
+    """Options of the step `attribute`."""
+
+    scorer: Annotated[Selection, Use("scorer")]
+    """How nodes are scored."""
+    sites: Sites = "*"
+    """Which sites of the basis; `resid.4::5` is every fifth layer from 4."""
+
+
+class ConnectConfig(PromptsConfig):
+    """Options of the step `connect`."""
+
+    edges: Literal["effect", "activation", "integrated"] = "integrated"
+    """First-order effect on the metric through both nodes; activation times Jacobian; or the Jacobian averaged along the path to
+    the baseline, whose sums are checked against what the target really loses."""
+    steps: int = Field(10, ge=1)
+    """Midpoints of that path."""
+    rows: int = Field(64, ge=1)
+    """Prompts times points in one forward, about."""

@@ -1,8 +1,17 @@
-"""Declares the scorers and the step `attribute`; imports no torch."""
+"""Declares the scorers and the steps; imports no torch."""
 
 from reprbasis import Component, Port, hookimpl
 
-from .config import AttributeConfig, DirectConfig, IterativeConfig, NodesConfig, PatchingConfig, PathConfig, RandomConfig
+from .config import (
+    AttributeConfig,
+    ConnectConfig,
+    DirectConfig,
+    IterativeConfig,
+    NodesConfig,
+    PatchingConfig,
+    PathConfig,
+    RandomConfig,
+)
 
 SCORERS = (
     ("direct", DirectConfig, "direct:DirectScorer", {"gradients", "weights"},
@@ -24,10 +33,15 @@ SCORERS = (
 
 @hookimpl
 def reprbasis_register(register):
-    """Offer every scorer, and the step that runs any scorer."""
+    """Offer every scorer, a step that runs any scorer, and one that finds the edges of a circuit."""
     for name, config, factory, needs, summary in SCORERS:
         register(Component(kind="scorer", name=name, config=config, factory=f"reprbasis_attribution.{factory}",
                            summary=summary, requires={"model": needs} if needs else {}))
     register(Component(
         kind="step", name="attribute", config=AttributeConfig, factory="reprbasis_attribution.step:AttributeStep",
         summary="Score the nodes of a basis on a task", inputs=(Port("basis", "basis"),), output="scores", needs_model=True))
+    register(Component(
+        kind="step", name="connect", config=ConnectConfig, factory="reprbasis_attribution.step:ConnectStep",
+        summary="Edges between the nodes of a circuit, with sum checks",
+        inputs=(Port("basis", "basis"), Port("circuit", "circuit")), output="scores", needs_model=True,
+        requires={"model": {"gradients"}}))
