@@ -23,6 +23,7 @@ COMMANDS = {
     "pull": "download an artifact from the Hugging Face hub and verify it",
     "survey": "tell what a corpus is made of: domains, lengths, steps, repetitions, coverage",
     "tasks": "find out which tasks a model can do",
+    "align": "find out whether one model's space is a linear image of another's",
     "new": "write a new plugin: a small component of any kind that works and is proven",
 }
 """Subcommand -> summary; each is a module of this package with `arguments(parser)` and `main(args) -> exit code`."""

@@ -12,6 +12,7 @@ Shapes: B batch, T tokens, D residual width, V vocabulary, H query heads, G key/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,8 @@ from .hf_run import Past, Visitor, attention_mask, windows
 from .hf_tokens import Encoder
 
 C = TypeVar("C", bound=HFConfig)
+_log = logging.getLogger(__name__)
+_MUCH = 1 << 30
 _EMBED, _FINAL = Site("embed"), Site("final")
 
 
@@ -72,6 +75,7 @@ class HFAdapter(ModelAdapter[C]):
         self.hf_config = _checked(type(self), read_config(Checkpoint(folder)), config.checkpoint)
         self.info = self.inspect(self.hf_config, found.identity)
         self.layout = self.layout_for(self.hf_config)
+        _tell_widening(self.hf_config, config.dtype, folder)
         with quiet():
             self.network = self.load_network(folder).eval().requires_grad_(False).to(device)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -318,6 +322,17 @@ class HFAdapter(ModelAdapter[C]):
                 x = out[0] if isinstance(out, tuple) else out
                 x = visit(Site("resid", layer), x + visit.joins[layer] if layer in visit.joins else x)
         return x
+
+
+def _tell_widening(hf_config: Any, dtype: str, folder: Path) -> None:
+    """Say so when weights are run in a wider format than they are stored in: a warning if that costs much memory."""
+    stored, asked = getattr(hf_config, "dtype", None), getattr(torch, dtype)
+    if isinstance(stored, torch.dtype) and asked.itemsize > stored.itemsize:
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        _log.log(logging.WARNING if size > _MUCH else logging.INFO,
+                 "the weights are stored as %s and run as %s, which takes %.1f GB instead of %.1f; dtype: %s keeps them",
+                 str(stored).removeprefix("torch."), dtype, size / 1e9 * asked.itemsize / stored.itemsize, size / 1e9,
+                 str(stored).removeprefix("torch."))
 
 
 def usable(name: str) -> torch.device:

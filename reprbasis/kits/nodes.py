@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import DataError, ReprBasisError
+from ..errors import DataError, ReprBasisError, SiteError
 from ..interfaces.metric import Metric
 from ..interfaces.model import Edit, ForwardResult, ModelAdapter, ModelInfo, Replace, Start
 from ..interfaces.scorer import ContrastBatch
@@ -252,7 +252,10 @@ class Nodes:
 
         Raises:
             DataError: a corrupted baseline is asked for and the batch has no corrupted side, or one of another shape.
+            SiteError: a site of the basis is not one of the model's sites with one entry a token.
         """
+        if apart := [s for s in basis.sites if s not in model.info.widths]:
+            raise SiteError(f"'{apart[0]}' has no entry for each token, so it has no nodes here", do="use sites of the decoder")
         item = ContrastBatch(item.clean.to(model.device), None if item.corrupt is None else item.corrupt.to(model.device),
                              item.targets, item.roles)
         error = baseline if error is None else error
@@ -366,8 +369,8 @@ def repeated(batch: TokenBatch, n: int) -> TokenBatch:
 
 def stream_before(info: ModelInfo, site: Site) -> Site | None:
     """The last site not after this one from which a forward can start (`embed` or `resid.L`); None if there is none."""
-    upto = info.sites[:info.depth(site) + 1]
-    return next((s for s in reversed(upto) if s.name in ("embed", "resid")), None)
+    end = info.depth(site)
+    return next((s for s in reversed(info.sites) if s.name in ("embed", "resid") and info.depth(s) <= end), None)
 
 
 def _streams(info: ModelInfo, sites: Sequence[Site]) -> list[Site]:

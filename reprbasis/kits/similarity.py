@@ -88,7 +88,7 @@ def relative(x: Tensor, anchors: Tensor) -> Tensor:
 def permuted_within(labels: Tensor, generator: torch.Generator) -> Tensor:
     """[N] a permutation that moves every row to a row of equal label [N] (say its decile of token frequency)."""
     out = torch.arange(len(labels))
-    for label in labels.unique():
+    for label in torch.unique(labels):
         where = torch.nonzero(labels == label).flatten()
         out[where] = where[torch.randperm(len(where), generator=generator)]
     return out

@@ -1,0 +1,91 @@
+"""Rows of two models belong together where their tokens end at the same character."""
+
+import pytest
+import torch
+
+import reprbasis as rb
+from reprbasis.cli.main import main
+from reprbasis.errors import DataError
+from reprbasis.interfaces.tokens import Example, Message, TokenSequence
+from reprbasis.runtime.pairs import Coverage, match, paired
+from reprbasis.testing.toys import toy_model
+
+
+def sequence(ends, special=()):
+    starts = [0, *ends[:-1]]
+    flags = {"special": torch.tensor([i in special for i in range(len(ends))])}
+    spans = torch.tensor([[-1, -1] if i in special else [s, e] for i, (s, e) in enumerate(zip(starts, ends, strict=True))])
+    return TokenSequence(torch.arange(len(ends)), flags, offsets=spans)
+
+
+def test_matched_tokens_end_together_and_coverage_is_exact():
+    """`the cats sleep` as the| cats| sl|eep and as (special) th|e| ca|ts| sleep."""
+    a, b = sequence([3, 8, 11, 14]), sequence([0, 2, 3, 6, 8, 14], special={0})
+    i, j, could_a, could_b = match(a, b)
+    assert [(int(x), int(y)) for x, y in zip(i, j, strict=True)] == [(1, 4), (3, 5)]
+    assert a.offsets[i, 1].tolist() == b.offsets[j, 1].tolist() == [8, 14]
+    assert (could_a, could_b) == (3, 5)  # position 0 and special tokens could not have matched
+
+
+def test_pieces_of_one_character_count_once():
+    """Byte tokens of one character share its span: the last has read the whole."""
+    spans = torch.tensor([[0, 1], [1, 2], [1, 2], [2, 3]])
+    a = TokenSequence(torch.arange(4), {}, offsets=spans)
+    i, j, *_ = match(a, sequence([1, 2, 3]))
+    assert i.tolist() == [2, 3]
+    assert j.tolist() == [1, 2]
+
+
+def test_rows_are_those_of_single_runs(checkpoint):
+    model = rb.create("model", "llama", checkpoint=str(checkpoint))
+    texts = [Example(text=t) for t in ("one two three", "four", "five six seven eight nine")]
+    sites = list(model.info.sites)[:3]
+    lengths = [len(s) for s in model.tokenize(texts)]
+    coverage = Coverage()
+    found = list(paired(model, model, texts, sites, sites[:1], tokens=1000, coverage=coverage, together=2))
+    group = torch.cat([b.group for b in found])
+    assert [int((group == i).sum()) for i in range(3)] == [n - 1 for n in lengths]  # all but position 0
+    assert coverage.shares() == (1.0, 1.0)
+    for batch in found:
+        assert torch.equal(batch.a[sites[0]], batch.b[sites[0]])
+    alone = model.forward(model.batch(texts[2:]), capture=sites)
+    assert torch.allclose(found[1].a[sites[2]], alone.sites[sites[2]][0, 1:], atol=1e-5)
+
+
+def test_refusals():
+    model = toy_model()
+    with pytest.raises(DataError, match="template of its own"):
+        next(paired(model, model, [Example(messages=(Message("user", "a"),), origin="f:1")], model.info.sites, model.info.sites,
+                    tokens=5))
+    with pytest.raises(DataError, match="second model's tokenizer gives no character offsets"):
+        match(sequence([1, 2]), TokenSequence(torch.arange(2)))
+
+
+@pytest.fixture
+def text(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    words = ["the", "a", "cat", "dog", "sees", "hears", "red", "blue", "and", "then", "runs", "sits", "under", "house"]
+    lines = [" ".join(words[i] for i in torch.randint(len(words), (30,), generator=generator)) for _ in range(60)]
+    path = tmp_path / "t.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return f"{{use: text, path: {path}, unit: line}}"
+
+
+def test_align_on_the_command_line(text, tmp_path, checkpoint, capsys):
+    """A model aligns with itself at one site, perfectly; and the map is saved with its facts."""
+    assert main(["align", str(checkpoint), str(checkpoint), "--corpus", text, "--site", "resid.0", "--tokens", "1000",
+                 "--aligner", "procrustes", "--out", str(tmp_path / "maps")]) == 0
+    out = capsys.readouterr().out
+    assert "resid.0 -> resid.0, procrustes" in out
+    assert "aligned: held-out cosine 1.000" in out
+    alignment = rb.load(tmp_path / "maps" / "resid.0__resid.0__procrustes")
+    assert torch.allclose(alignment.matrix, torch.eye(len(alignment.matrix)), atol=1e-4)
+    assert alignment.details["coverage"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (["--site", "resid.99"], "resid.99"), (["--site", "resid.*"], "names 3 sites"), (["--tokens", "5"], "at least 100"),
+    (["--aligner", "procrust"], "procrustes")])
+def test_wrong_arguments(text, checkpoint, capsys, change, words):
+    assert main(["align", str(checkpoint), str(checkpoint), "--corpus", text, *change]) == 2
+    assert words in capsys.readouterr().err
