@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from reprbasis.errors import CapabilityError, DataError, near
@@ -15,6 +16,7 @@ from reprbasis.interfaces.tokens import Example, Message
 from reprbasis.runtime.generate import complete
 
 from .config import ChatConfig
+from .images import Images
 from .reading import pick, read_text
 
 PROMPTS = "prompts.jsonl"
@@ -58,7 +60,8 @@ class ChatCorpus(Corpus[ChatConfig]):
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
-            example = parse(line, f"{name}:{number}", number, {**ROLES, **self.config.roles})
+            folder = None if self.config.path is None else self.config.path.expanduser().parent
+            example = parse(line, f"{name}:{number}", number, {**ROLES, **self.config.roles}, folder)
             if first := seen.get(example.key):
                 raise DataError(f"the id '{example.key}' is already used at {first}", where=example.origin,
                                 do="give every dialogue an id of its own, or none at all")
@@ -82,7 +85,7 @@ class ChatCorpus(Corpus[ChatConfig]):
                 for e in examples]
 
 
-def parse(line: str, where: str, number: int, roles: Mapping[str, str]) -> Example:
+def parse(line: str, where: str, number: int, roles: Mapping[str, str], folder: Path | None = None) -> Example:
     """Read one row; `key` is its `id`, or `row-NUMBER`; everything beside the dialogue becomes `meta`.
 
     Raises:
@@ -95,18 +98,20 @@ def parse(line: str, where: str, number: int, roles: Mapping[str, str]) -> Examp
                         do="write one JSON object on each line") from None
     if not isinstance(row, dict):
         raise DataError(f"the row is a JSON {type(row).__name__}, not an object", where=where, do=SCHEMAS)
-    return dialogue(row, where, number, roles)
+    return dialogue(row, where, number, roles, folder)
 
 
-def dialogue(row: Mapping[str, Any], where: str, number: int, roles: Mapping[str, str]) -> Example:
-    """The dialogue of a row that is already an object; see `parse`.
+def dialogue(row: Mapping[str, Any], where: str, number: int, roles: Mapping[str, str], folder: Path | None = None) -> Example:
+    """The dialogue of a row that is already an object; see `parse`. Files of images lie in `folder`.
 
     Raises:
         DataError: it has none of the accepted forms, or a turn is unusable.
     """
     turns, used = _turns(row, where)
-    messages = tuple(_message(role, content, f"{where} (turn {i})", roles)
+    images = Images(row, where, folder)
+    messages = tuple(_message(role, content, f"{where} (turn {i})", roles, images)
                      for i, (role, content) in enumerate(turns, 1))
+    images.end()
     if any(m.role == "system" for m in messages[1:]):
         raise DataError("a system message stands after another turn", where=where, do="put it first")
     if not any(m.role == "user" for m in messages):
@@ -114,8 +119,8 @@ def dialogue(row: Mapping[str, Any], where: str, number: int, roles: Mapping[str
     key = row.get("id", f"row-{number}")
     if not isinstance(key, str | int) or key == "":
         raise DataError(f"the id {key!r} is neither text nor a whole number", where=where, do="write a short text")
-    meta = {k: v for k, v in row.items() if k not in used and k != "id"}
-    return Example(messages=messages, key=str(key), origin=where, meta=meta)
+    meta = {k: v for k, v in row.items() if k not in {*used, "id", images.key}}
+    return Example(messages=messages, key=str(key), origin=where, images=tuple(images.found), meta=meta)
 
 
 def _turns(row: Mapping[str, Any], where: str) -> tuple[list[tuple[Any, Any]], set[str]]:
@@ -138,12 +143,13 @@ def _turns(row: Mapping[str, Any], where: str) -> tuple[list[tuple[Any, Any]], s
                     where=where, do=SCHEMAS)
 
 
-def _message(role: Any, content: Any, where: str, roles: Mapping[str, str]) -> Message:
+def _message(role: Any, content: Any, where: str, roles: Mapping[str, str], images: Images) -> Message:
     if not isinstance(role, str) or role not in roles:
         raise DataError(f"unknown role {role!r}", where=where,
                         do=f"{near(str(role), roles)}; or say what it means with roles: {{{role}: user}}")
+    content, shown = images.read(content, where)
     if not isinstance(content, str):
         raise DataError(f"the content is a JSON {type(content).__name__}, not text", where=where, do="write the text")
     if not content.strip():
         raise DataError("the content is empty", where=where, do="fill it in or remove the turn")
-    return Message(roles[role], content)
+    return Message(roles[role], content, shown)

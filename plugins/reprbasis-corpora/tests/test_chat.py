@@ -121,3 +121,32 @@ def test_domains_limit_shuffle():
 def test_generation_needs_a_model():
     with pytest.raises(CapabilityError, match="no model"):
         ChatCorpus(ChatConfig(generate=True)).examples()
+
+
+URI = "data:image/png;base64,AA=="
+
+
+@pytest.mark.parametrize("row", [
+    {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]},
+                  {"role": "assistant", "content": "A."},
+                  {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "image", "url": URI}]}]},
+    {"images": ["a.png", URI], "conversations": [
+        {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}, {"from": "human", "value": "And <image>"}]},
+])
+def test_images_go_with_their_messages(tmp_path, row):
+    (tmp_path / "a.png").write_bytes(b"")
+    [found] = corpus(tmp_path, row).examples()
+    assert found.images == (str(tmp_path / "a.png"), URI)
+    assert [(m.content, m.images) for m in found.messages] == [("What?", (0,)), ("A.", ()), ("And", (1,))]
+    assert found.meta == {}
+
+
+@pytest.mark.parametrize(("row", "told"), [
+    ({"messages": [{"role": "user", "content": [{"type": "image", "image": "no.png"}]}]}, "no image"),
+    ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "not text, and no image"),
+    ({"image": "a.png", "messages": [{"role": "user", "content": "What?"}]}, "no message shows"),
+    ({"messages": [{"role": "user", "content": [{"type": "image", "image": URI}]}]}, "content is empty"),
+])
+def test_unusable_images_are_told(tmp_path, row, told):
+    with pytest.raises(DataError, match=told):
+        list(corpus(tmp_path, row).examples())
