@@ -78,8 +78,9 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example] | 
     progress = progress or Silent()
     every = round(1 / held_out) if held_out > 0 else 0
     context = CorpusContext(model, folder, progress)
+    apart: set[int] | None = None  # sequences that stay held out
     if isinstance(corpus, Activations):
-        apart = {s.sequence for s in corpus.sequences("held-out")} if len(corpus.held) else set()
+        apart = set(corpus.held.sequences.tolist())
         stream = _again(corpus, max_tokens)
     else:
         stream = _sequences(model, corpus, max_tokens=max_tokens, seed=seed, context=context)
@@ -125,7 +126,7 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example] | 
             sequence = sequence.cut(tokens - total)
             dialogues += 1
             total += len(sequence)
-            if sequence.sequence in apart if isinstance(corpus, Activations) else every and dialogues % every == 0:
+            if (every and dialogues % every == 0) if apart is None else sequence.sequence in apart:
                 held.append(name(sequence))
             else:
                 add(laid.add(sequence))
