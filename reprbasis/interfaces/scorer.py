@@ -1,6 +1,6 @@
 """Kind `scorer`: how much does each feature or component matter.
 
-Shapes: T tokens, K latents; node K of a site is the reconstruction error.
+Shapes: R rows (token positions or roles), K latents; node K of a site is the reconstruction error.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class ScoreTable(Artifact):
     """Scores of nodes, and of edges where the scorer gives them.
 
     Args:
-        nodes: site -> [K + 1] (the last entry is the error node) or [T, K + 1] for per-token scores.
-        edges: (from, to) -> sparse COO [K_from + 1, K_to + 1].
-        details: scorer, metric, n, completeness residual and whatever else must stand beside the numbers; JSON values.
+        nodes: site -> [K + 1] (the last entry is the error node), or [R, K + 1] with a row for each token position or role.
+        edges: (from, to) -> sparse COO [K_from + 1, K_to + 1], or [R, K_from + 1, R, K_to + 1].
+        details: scorer, metric, n, `index` (`shared`, `token` or `role`), `rows` (their names), completeness
+            residual and whatever else must stand beside the numbers; JSON values.
     """
 
     type: ClassVar[str] = "scores"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import reprbasis
-from reprbasis.errors import DataError
+from reprbasis.errors import DataError, SiteError
 from reprbasis.interfaces.model import ModelAdapter, Replace
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
@@ -196,7 +196,8 @@ def test_resuming_equals_replacing(model, name):
     assert torch.allclose(nodes.measure(margin(), found)[0], nodes.measure(margin())[0], atol=1e-5)
     state = nodes.state(site)
     assert torch.allclose(nodes.value(site, *state.at(torch.ones(1))), state.x, atol=1e-5)
-    assert torch.allclose(nodes.value(site, *state.at(torch.zeros(1))), nodes.value(site, state.base_codes, state.base_error), atol=1e-6)
+    base = nodes.value(site, state.base_codes, state.base_error)
+    assert torch.allclose(nodes.value(site, *state.at(torch.zeros(1))), base, atol=1e-6)
 
 
 def test_streams_to_start_from(model):
@@ -227,6 +228,13 @@ def test_a_metric_that_reads_every_position_gets_all_logits(model):
     basis, item = relu_basis(model, "resid.1"), pair()
     assert Nodes.of(model, basis, item, metric=reprbasis.create("metric", "ce")).logits == "all"
     assert Nodes.of(model, basis, item, metric=reprbasis.create("metric", "logit-diff")).logits == "last"
+
+
+def test_sites_that_the_model_lacks_are_named(model):
+    basis = relu_basis(model, "resid.1")
+    stranger = Basis([Site("vision.resid", 0)], basis.normaliser, basis.dictionary, basis.learner)
+    with pytest.raises(SiteError, match="vision"):
+        Nodes.of(model, stranger, pair())
 
 
 def test_contrast_is_needed_for_a_corrupted_baseline():
