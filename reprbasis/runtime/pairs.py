@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def paired(model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], examples: Ite
     number, stream = 0, iter(examples)
     with (progress or Silent()).task("pair activations", total=tokens, unit="pairs") as task:
         while coverage.matched < tokens:
-            chosen = [e for e, _ in zip(stream, range(together), strict=False)]
+            chosen = list(islice(stream, together))
             if not chosen:
                 break
             if strange := [e for e in chosen if not e.text]:
