@@ -39,10 +39,11 @@ def test_every_layout_keeps_every_token_in_order(layout, isolate, sizes, keys):
                        torch.cat([s.flags["special"] for s in sequences(3, 7, 1, 12, 5)]))
 
 
-def test_extra_inputs_cannot_share_a_row():
-    rows = RowLayout("blocks", False, 4)
-    with pytest.raises(DataError, match="cannot share a row"):
-        list(rows.add(sequences(5, extra={"pixels": torch.zeros(1)})[0]))
+@pytest.mark.parametrize(("layout", "message"), [("dialogues", "cannot share a row"), ("blocks", "cannot be cut into blocks")])
+def test_extra_inputs_need_a_row_of_their_own(layout, message):
+    rows = RowLayout(layout, False, 4)
+    with pytest.raises(DataError, match=message):
+        list(rows.add(sequences(3, extra={"pixels": torch.zeros(1)})[0])) + list(rows.end())
 
 
 @pytest.fixture(scope="module")
