@@ -42,7 +42,7 @@ class MaskConfig(NodesConfig):
     noise: float = Field(0.01, ge=0)
     """Spread of the initial mask logits around 1; without it two redundant nodes can never be told apart."""
     loss: Literal["abs", "abs-batch", "square", "ce", "kl"] = "abs"
-    """Distance of the metric from its target: mean absolute, absolute mean, or mean square; cross-entropy of the answer; or KL."""
+    """Distance of the metric from its target: mean absolute, absolute mean, mean square; cross-entropy of the answer; or KL."""
     target: Literal["model", "basis"] = "model"
     """What to reproduce: the unchanged model, or the model with every latent on under the same error policy."""
     candidates: Literal["active", "all"] = "active"

@@ -149,12 +149,14 @@ class _Linear:
             value = self.offset[q, v] + moved @ self.links.weight.to(moved).T
             codes[:, q, v] = value.clamp_min(0) if "nonnegative-latents" in basis.capabilities else value
         self.kept[self.site] = codes - mu
-        error = torch.where(keep[:, -1:], own, self.error[:size]) if self.judge.runner.setup.error == "node" else self.error[:size]
+        nodes = self.judge.runner.setup.error == "node"
+        error = torch.where(keep[:, -1:], own, self.error[:size]) if nodes else self.error[:size]
         new = basis.decode(self.site, codes) + error
         return torch.where((self.rows >= 0)[..., None], new.to(x.dtype), x)
 
 
-def _run(judge: Judge, index: int, circuit: Circuit, links: dict[Site, _Links], offset: dict[Site, Tensor], fill: Means) -> Tensor:
+def _run(judge: Judge, index: int, circuit: Circuit, links: dict[Site, _Links], offset: dict[Site, Tensor],
+         fill: Means) -> Tensor:
     """[B] the metric with later latents computed from the edges."""
     runner = judge.runner
     p, kept, device = runner.prompts[index], {}, runner.model.device
@@ -162,8 +164,9 @@ def _run(judge: Judge, index: int, circuit: Circuit, links: dict[Site, _Links], 
     silent = runner.setup.error == "none"
     for site in runner.setup.sites:
         mu, error = (t[site].to(device, runner.dtype) for t in (fill.codes, fill.errors))
-        edits.append(_Linear(site, judge, circuit.masks[site].to(device), p.rows, mu, torch.zeros_like(error) if silent else error,
-                             links.get(site), offset[site], before, kept))
+        error = torch.zeros_like(error) if silent else error
+        edits.append(_Linear(site, judge, circuit.masks[site].to(device), p.rows, mu, error, links.get(site), offset[site],
+                             before, kept))
         before = site
     result = runner.model.forward(p.item.clean, edits=edits)
     return runner.metric(result, p.item.clean, p.item.targets)

@@ -16,9 +16,9 @@ from reprbasis.kits.nodes import Nodes as SlowNodes
 COSTS = (0.001, 0.01, 0.1, 0.5)
 
 
-def learn(chain, costs, **options):
+def learn(chain, costs, *, batches=None, **options):
     finder = rb.create("finder", "mask", **{"steps": 120, "protect": 0, "rows": 64, "error": "none", **options})
-    return finder.search(chain.model, chain.basis, chain.batches, chain.metric, costs)
+    return finder.search(chain.model, chain.basis, batches or chain.batches, chain.metric, costs)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -94,8 +94,9 @@ def test_greedy_finds_the_chain(chain):
 
 
 def test_cleanup_drops_what_does_not_matter(chain):
-    [dirty] = learn(chain, [1e-9], steps=20, lr=1e-4)  # nothing moves: every candidate stays
-    [clean] = learn(chain, [1e-9], steps=20, lr=1e-4, cleanup=0.01)
+    still = {"steps": 2, "lr": 1e-4, "batches": chain.batches[:1]}  # nothing moves: every candidate stays
+    [dirty] = learn(chain, [1e-9], **still)
+    [clean] = learn(chain, [1e-9], **still, cleanup=0.01)
     assert dirty.size() > 100
     assert clean.details["size_before_cleanup"] == dirty.size()
     assert chain.truth <= set(clean.nodes())
