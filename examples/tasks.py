@@ -13,9 +13,9 @@ from reprbasis.runtime.trial import trial
 
 TASKS = [
     ("sva", {"set": "simple"}), ("sva", {"set": "nounpp"}), ("sva", {"set": "rc"}), ("sva", {"set": "within_rc"}),
-    ("ioi", {}), ("ioi", {"corruption": "swap"}), ("pronoun", {}), ("dict-key", {}), ("dict-key", {"entries": 2}),
-    ("list-index", {}), ("list-index", {"length": 3}), ("induction", {}), ("induction", {"corruption": "other"}),
-    ("induction", {"repeated": 1}), ("greater-than", {}), *(("country-capital", {"templates": (i,)}) for i in range(4))]
+    ("ioi", {}), ("ioi", {"corruption": "swap"}), ("pronoun", {}), ("induction", {}), ("induction", {"corruption": "other"}),
+    ("greater-than", {}), ("country-capital", {"templates": ()}), ("dict-key", {}), ("list-index", {}),
+    ("list-index", {"length": 3})]
 FAMILIES = ("A1", "A2", "A3", "A4", "A5", "A6", "B1", "B2")
 COLUMNS = ("choice", "shuffled_choice", "top1", "shuffled_top1", "logit_diff", "logit_diff_corrupt", "kept_choice", "kept_top1")
 
@@ -87,8 +87,8 @@ same prompts with the answers of another pair. An interval such as [1.00, 1.00] 
 {comment}## All tasks
 
 `choice`: the answer is likelier than the wrong answer (chance 0.50); `top1`: it is the likeliest token; `logit_diff`: answer
-minus wrong answer, after the clean and after the corrupted prompt (of mirrored pairs the latter should be negative, of the others near
-0); `kept`: share of pairs that the filters of `reprbasis.batches` keep.
+minus wrong answer, after the clean and after the corrupted prompt (of mirrored pairs the latter should be negative, of the
+others near 0); `kept`: share of pairs that the filters of `reprbasis.batches` keep.
 
 {table(["task", "n", "groups", *COLUMNS], rows)}
 

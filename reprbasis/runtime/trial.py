@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..interfaces.model import ModelAdapter
 from ..interfaces.task import ContrastPair, Split, Task
+from ..interfaces.tokens import Example, TokenBatch
 from ..kits.intervals import Estimate, mean
 from .batches import batches, best_of, last_logits
 
@@ -76,12 +77,7 @@ def trial(model: ModelAdapter[Any], task: Task[Any] | Iterable[ContrastPair], *,
     if not all(pair.wrong for pair in given.pairs):
         raise DataError("the task has pairs without a wrong answer, so there is nothing to compare with",
                         do="use a task that provides contrast")
-    clean, corrupt = torch.zeros(given.n, model.info.vocab), torch.full((given.n, model.info.vocab), torch.nan)
-    for item in given:
-        rows = item.clean.sequences[:, 0].cpu()
-        clean[rows] = last_logits(model, item.clean).cpu()
-        if item.corrupt is not None:
-            corrupt[rows] = last_logits(model, item.corrupt).cpu()
+    clean, corrupt = _logits(model, given.pairs, batch)
     group = _groups(given.pairs)
     values = _values(given.pairs, clean, corrupt, group, seed)
     overall = {name: mean(x[~x.isnan()], group[~x.isnan()], seed=seed) for name, x in values.items() if not x.isnan().all()}
@@ -90,9 +86,28 @@ def trial(model: ModelAdapter[Any], task: Task[Any] | Iterable[ContrastPair], *,
     for case in sorted(set(names)) if len(set(names)) > 1 else ():
         mine = torch.tensor([name == case for name in names])
         cases[case] = {m: mean(values[m][mine], group[mine], seed=seed) for m in BY_CASE}
-    first = {name: i for i, name in reversed(list(enumerate(names)))}.values()
-    order = [*first, *(i for i in range(given.n) if i not in set(first))][:examples]
+    first = [names.index(name) for name in dict.fromkeys(names)]
+    order = [*first, *(i for i in range(given.n) if i not in first)][:examples]
     return Trial(overall, cases, [_shown(model, given.pairs[i], clean[i], bool(values["choice"][i]), top) for i in order])
+
+
+def _logits(model: ModelAdapter[Any], pairs: Sequence[ContrastPair], size: int) -> tuple[Tensor, Tensor]:
+    """[n, V] after the clean and after the corrupted prompts (NaN where there is none); every prompt is run once."""
+    prompts = [e for pair in pairs for e in (pair.clean, pair.corrupt) if e is not None]
+    unique = {_prompt(e): e for e in prompts}
+    sequences = sorted(zip(unique, model.tokenize(list(unique.values())), strict=True), key=lambda item: len(item[1]))
+    found: dict[Any, Tensor] = {}
+    for start in range(0, len(sequences), size):
+        keys, rows = zip(*sequences[start:start + size], strict=True)
+        batch = TokenBatch.pad(rows, pad_id=model.pad_id).to(model.device)
+        found.update(zip(keys, last_logits(model, batch).cpu(), strict=True))
+    none = torch.full_like(next(iter(found.values())), torch.nan)
+    return (torch.stack([found[_prompt(p.clean)] for p in pairs]),
+            torch.stack([none if p.corrupt is None else found[_prompt(p.corrupt)] for p in pairs]))
+
+
+def _prompt(example: Example) -> tuple[Any, ...]:
+    return example.text, example.messages
 
 
 def _values(pairs: Sequence[ContrastPair], clean: Tensor, corrupt: Tensor, group: Tensor, seed: int) -> dict[str, Tensor]:
@@ -125,7 +140,7 @@ def _others(group: Tensor, seed: int) -> Tensor:
 def _groups(pairs: Sequence[ContrastPair]) -> Tensor:
     """[n] label of the prompts of each pair, whichever way round they are."""
     known: dict[frozenset[Any], int] = {}
-    sides = [frozenset((e.text, e.messages) for e in (p.clean, p.corrupt) if e is not None) for p in pairs]
+    sides = [frozenset(_prompt(e) for e in (p.clean, p.corrupt) if e is not None) for p in pairs]
     return torch.tensor([known.setdefault(side, len(known)) for side in sides])
 
 
