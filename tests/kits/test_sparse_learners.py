@@ -36,7 +36,8 @@ def step(name, dtype, dense, monkeypatch):
     info = StepInfo(5, 10, 0, generator)
     terms = learner.loss(dictionary, rows, info)
     torch.stack([t.to(dtype) for t in terms.values()]).sum().backward()
-    return {k: v.detach() for k, v in terms.items()}, {n: p.grad for n, p in dictionary.named_parameters() if p.requires_grad}, dict(info.scratch)
+    grads = {n: p.grad for n, p in dictionary.named_parameters() if p.requires_grad}
+    return {k: v.detach() for k, v in terms.items()}, grads, dict(info.scratch)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)], ids=["fp64", "fp32"])
