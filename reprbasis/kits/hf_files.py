@@ -98,12 +98,13 @@ def locate(checkpoint: str, revision: str | None, *, weights: bool,
     """
     path = Path(checkpoint).expanduser()
     local = path.exists() or checkpoint.startswith((".", "/", "~")) or path.suffix == ".gguf"
-    if named and not local:
-        if checkpoint in named:
+    if not local:
+        if named and checkpoint in named:
             path, local = named[checkpoint](), True
         elif "/" not in checkpoint:  # said at once: without a connection the hub would be tried for half a minute
+            guess = f"{near(checkpoint, named)}; or " if named else ""
             raise UserError(f"there is no checkpoint '{checkpoint}'",
-                            do=f"{near(checkpoint, named)}; or name a directory, a GGUF file or a hub id (owner/name)")
+                            do=f"{guess}name a directory, a GGUF file or a hub id (owner/name)")
     if local:
         if revision is not None:
             raise UserError(f"revision '{revision}' is set for the local checkpoint '{checkpoint}'",
