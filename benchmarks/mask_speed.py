@@ -5,8 +5,8 @@
 `reference` is what one writes first (and what the published notebooks do): every step runs the whole model twice, once for the
 target, from the embeddings to all logits, with every latent of every dictionary, one price at a time, and the dictionaries keep
 their gradients. `mask` is the finder. Both have the same prompts, batch, steps, prices, schedule, loss and error policy (`own`).
-Each part runs in a process of its own, so that peak memory can be told apart. Seconds are CPU seconds of the search alone, with the
-preparation (means, targets, candidates), so that other work on the machine hardly matters.
+Each part runs in a process of its own, so that peak memory can be told apart. Seconds are CPU seconds (other work on the
+machine hardly matters) of the search with its preparation: means, targets, candidates.
 """
 
 import argparse
@@ -45,8 +45,11 @@ class Spliced(nn.Module):
         return torch.where((batch.positions > 0)[..., None], new, x)
 
 
-def reference(model, basis, train, metric, cost, steps):
-    """One mask; returns the seconds of the search and the scores of every site."""
+def reference(model, basis, train, metric, cost, steps, timed):
+    """One mask; returns the seconds of the search and the scores of every site.
+
+    With `timed` below `steps` only so many steps are made, and the seconds of the others are extrapolated.
+    """
     began = time.process_time()
     sites = basis.at(SITES).sites
     tokens = train[0].clean.shape[1]
@@ -60,7 +63,8 @@ def reference(model, basis, train, metric, cost, steps):
     layers = [Spliced(s, basis, tokens, total[s] / count) for s in sites]
     edits: list[Edit] = layers
     optimiser = torch.optim.Adam([layer.scores for layer in layers], lr=0.05 if steps >= 100 else 6 / steps)
-    for step in range(steps):
+    prepared = time.process_time()
+    for step in range(timed):
         item = train[step % len(train)]
         for layer in layers:
             layer.on, layer.beta = False, 200 ** (step / (steps - 1))
@@ -74,7 +78,7 @@ def reference(model, basis, train, metric, cost, steps):
         basis.dictionary.zero_grad()
         ((value - target).abs().mean() + cost * size).backward()
         optimiser.step()
-    seconds = time.process_time() - began
+    seconds = prepared - began + (time.process_time() - prepared) * steps / timed
     basis.dictionary.requires_grad_(False)
     return seconds, {layer.site: layer.scores.detach() for layer in layers}
 
@@ -102,7 +106,7 @@ def run(args):
                        inner=args.inner if args.part != "exact" else 1, costs=args.prices, rows=args.rows)
     began = time.process_time()
     if args.part == "reference":
-        seconds, scores = reference(model, basis, train, metric, args.cost, args.steps)
+        seconds, scores = reference(model, basis, train, metric, args.cost, args.steps, args.timed or args.steps)
         like = rb.create("finder", "mask", sites=SITES, error="own", protect=1, steps=2).find(model, basis, train, metric)
         masks = {}
         for site, mask in like.masks.items():
@@ -114,9 +118,12 @@ def run(args):
         costs = args.prices if args.part == "frontier" else [args.cost]
         found = finder.search(model, basis, train, metric, costs)
         seconds = time.process_time() - began
+    if args.part == "reference" and args.timed:  # not a mask yet
+        print(json.dumps({"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "loaded_mib": held / 1024}))
+        return
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     judge = Judge(model, basis, found[0].setup, test, metric, fill=fill_of(found[0]), resamples=100)
-    rows, _ = judge.circuits(found, [str(i) for i in range(len(found))])
+    rows, _ = judge.circuits(found, args.part)
     faith = [m.value for m in rows if m.name == "faithfulness"]
     print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024, "loaded_mib": held / 1024, "faithfulness": faith,
                       "nodes": [c.size() for c in found], "active": [c.stats()["latents"] for c in found]}))
@@ -127,6 +134,7 @@ def main():
     parser.add_argument("--basis", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--timed", type=int, help="steps that the reference really makes; the others are extrapolated")
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--rows", type=int, default=40)

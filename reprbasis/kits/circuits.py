@@ -219,6 +219,9 @@ class Runner:
         active = {s: torch.zeros(len(self.places), basis.d_dict, dtype=torch.bool, device=model.device) for s in setup.sites}
         self.prompts = [self._prepare(item, active) for item in batches]
         self.fill = fill if fill is not None else self._measure(active)
+        if setup.ablation == "mean" and len(self.fill.counts) < len(self.fill_places):
+            raise DataError(f"the values of ablated nodes have {len(self.fill.counts)} rows, the prompts {len(self.fill_places)}",
+                            do="evaluate the circuit on prompts of the task it was found on")
         for site in setup.sites:
             if setup.ablation == "mean":
                 nonzero = self.fill.codes[site] != 0
@@ -263,8 +266,10 @@ class Runner:
                 targets = mapped
             else:  # logits that are not linear in the final vector (a soft cap)
                 self._answers = None
-        for site, (z, _) in self.basis.states(result).items():
-            if site in active:
+        for site in self.setup.sites:  # what is active when every node is on
+            self._mark(active[site], self.basis.encode(site, result.sites[site]), rows)
+        if self.setup.error == "none":
+            for site, (z, _) in self._states(item.clean, fill_rows).items():
                 self._mark(active[site], z, rows)
         logits = result.logits if self._answers is None else short
         assert logits is not None

@@ -128,8 +128,14 @@ class Judge:
             ("model", self.model), ("all nodes", self.whole), ("basis", self.basis), ("empty", self.empty))]
         return [*rows, row("faithfulness", self.share(self.basis), "basis")]
 
-    def circuits(self, circuits: Sequence[Circuit], names: Sequence[str]) -> tuple[list[Measurement], Tensor]:
-        """Measurements of each circuit under its name, and F(C) of every prompt [M, N]."""
+    def circuits(self, circuits: Sequence[Circuit], name: str, *, sized: bool = False) -> tuple[list[Measurement], Tensor]:
+        """Measurements of each circuit, and F(C) of every prompt [M, N].
+
+        Args:
+            circuits: M of them.
+            name: condition of the measurements.
+            sized: whether to tell them apart by size.
+        """
         on = self.runner.dense(circuits)
         off = {s: 1 - m for s, m in on.items()}
         bare = {s: m.clone() for s, m in on.items()}
@@ -139,23 +145,24 @@ class Judge:
         sets = [on, off, *([bare] if with_errors else [])]
         found = self.run({s: torch.cat([m[s] for m in sets]) for s in on})
         many, out = len(circuits), []
-        for index, (circuit, name) in enumerate(zip(circuits, names, strict=True)):
-            out += self._one(circuit, name, found[index], found.value[many + index])
-            if with_errors:
-                out.append(row("without_errors", self.share(found.value[2 * many + index]), name))
+        for index, circuit in enumerate(circuits):
+            bare_value = found.value[2 * many + index] if with_errors else None
+            made = self._one(circuit, name, found[index], found.value[many + index], bare_value)
+            out += [replace(m, site=at(circuit.size())) for m in made] if sized else made
         return out, found.value[:many]
 
-    def _one(self, circuit: Circuit, name: str, found: Outcome, rest: Tensor) -> list[Measurement]:
+    def _one(self, circuit: Circuit, name: str, found: Outcome, rest: Tensor, bare: Tensor | None) -> list[Measurement]:
         stats, value = circuit.stats(), found.value
         counts = {"nodes": stats["nodes"], "error_nodes": stats["errors"], "latents": stats["latents"]}
-        out = [Measurement(key, float(count), self.n, condition=name, unit="nodes") for key, count in counts.items()]
-        return [*out, row("F", self.mean(value), name, "metric"), row("faithfulness", self.share(value), name),
-                row("faithfulness_basis", self.ratio(value, self.basis), name),
-                row("faithfulness_model", self.ratio(value, self.model), name), row("completeness", self.share(rest), name),
+        out = [row("F", self.mean(value), name, "metric"), row("faithfulness", self.share(value), name)]
+        out += [] if bare is None else [row("without_errors", self.share(bare), name)]
+        return [*out, row("completeness", self.share(rest), name), row("faithfulness_basis", self.ratio(value, self.basis), name),
+                row("faithfulness_model", self.ratio(value, self.model), name),
                 row("difference", self.mean((value - self.model).abs()), name, "metric"),
                 Measurement("correlation", correlation(value, self.model), self.n, condition=name),
                 row("same_choice", self.mean(((value > 0) == (self.model > 0)).double()), name, "share"),
-                row("same_top_token", self.mean(found.top), name, "share"), row("kl", self.mean(found.kl), name, "nats")]
+                row("same_top_token", self.mean(found.top), name, "share"), row("kl", self.mean(found.kl), name, "nats"),
+                *(Measurement(key, float(count), self.n, condition=name, unit="nodes") for key, count in counts.items())]
 
     def subsets(self, circuit: Circuit, name: str, *, draws: int = 8) -> list[Measurement]:
         """Completeness by random subsets: F(C without K) against F(M without K) for random K, for K = nothing and K = C.
@@ -217,9 +224,14 @@ class Judge:
         return [Measurement("idle_nodes", idle, len(nodes), condition=name, unit="share")], table
 
 
-def row(name: str, estimate: Estimate, condition: str, unit: str = "") -> Measurement:
-    """A measurement from an estimate."""
-    return Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition, None, unit)
+def row(name: str, estimate: Estimate, condition: str, unit: str = "", *, size: int | None = None) -> Measurement:
+    """A measurement from an estimate; `size` puts it beside others of circuits of that size."""
+    return Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition, at(size), unit)
+
+
+def at(size: int | None) -> str | None:
+    """Where measurements of circuits of a size stand in reports."""
+    return None if size is None else f"{size} nodes"
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

@@ -23,7 +23,7 @@ from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
 from .config import FrontierConfig, NodesConfig, ThresholdConfig
-from .evaluation import FRACTIONS, Judge, areas, fill_of, interpolated, nesting, random_like, row
+from .evaluation import FRACTIONS, Judge, areas, at, fill_of, interpolated, nesting, random_like, row
 from .nodes import Nodes, circuit, prepare
 from .threshold import ThresholdFinder
 
@@ -66,13 +66,13 @@ class Frontier:
         values: dict[str, dict[int, Tensor]] = {}
         for name, family in self.families.items():
             self.tell(f"judge {name}")
-            found, value = judge.circuits(family, [f"{name} {c.size()}" for c in family])
+            found, value = judge.circuits(family, name, sized=True)
             rows += found
             values[name] = {c.size(): v for c, v in zip(family, value, strict=True)}
         values[RANDOM] = self.random(judge, pool)
         for size, value in values[RANDOM].items():
-            condition = f"{RANDOM} {size}"
-            rows += [row("F", judge.mean(value), condition, "metric"), row("faithfulness", judge.share(value), condition)]
+            rows += [row("F", judge.mean(value), RANDOM, "metric", size=size),
+                     row("faithfulness", judge.share(value), RANDOM, size=size)]
         rows += self.leads(judge, values) + self.areas(judge, values, candidates) + self.stability(pool)
         return Findings(rows, self.figures(judge, values, rows), [], self.notes(judge, candidates, rows))
 
@@ -134,7 +134,8 @@ class Frontier:
     def leads(self, judge: Judge, values: dict[str, dict[int, Tensor]]) -> list[Measurement]:
         """How much more faithful the first family is than each other one at the same size; paired by prompt."""
         lead, *others = values
-        return [row("lead", judge.ratio(ours - values[other][size], judge.model - judge.empty), f"{lead} over {other} at {size}")
+        span = judge.model - judge.empty
+        return [row("lead", judge.ratio(ours - values[other][size], span), f"{lead} over {other}", size=size)
                 for other in others for size, ours in values[lead].items() if size in values[other]]
 
     def areas(self, judge: Judge, values: dict[str, dict[int, Tensor]], candidates: int) -> list[Measurement]:
@@ -175,9 +176,9 @@ class Frontier:
                     continue
                 size = round(sum(c.size() for c in group) / len(group))
                 chance = [random_like(group[0], pool, i).iou(random_like(group[-1], pool, 1000 + i)) for i in range(5)]
-                about = f"{key} (about {size} nodes)"
-                out += [Measurement(f"iou_{kind}", sum(pairs) / len(pairs), len(pairs), condition=f"{name} {about}"),
-                        Measurement(f"iou_{kind}", sum(chance) / 5, 5, condition=f"{RANDOM} {about}")]
+                about = f"{key}, about {size} nodes"
+                out += [Measurement(f"iou_{kind}", sum(pairs) / len(pairs), len(pairs), condition=name, site=about),
+                        Measurement(f"iou_{kind}", sum(chance) / 5, 5, condition=RANDOM, site=about)]
         return out
 
     # -- showing -------------------------------------------------------------------------------------------------------
@@ -188,16 +189,17 @@ class Frontier:
         what = {"token": "token position", "role": "role", "shared": "latent, whatever the position,"}[self.setup.index]
         about = (f"Nodes at {len(self.setup.sites)} sites, one for each {what} on the same axis for all methods; "
                  f"{judge.n} held-out prompts. ")
-        known = {(m.name, m.condition): m.value for m in rows}
+        known = {(m.name, m.condition, m.site): m.value for m in rows}
 
         def line(name: str, title: str, caption: str, label: str) -> Figure | None:
-            series = {method: [known.get((name, f"{method} {s}"), math.nan) for s in sizes] for method in values}
-            series = {k: v for k, v in series.items() if any(map(math.isfinite, v))}
+            series = {method: [known.get((name, method, at(s))) for s in sizes] for method in values}
+            series = {k: v for k, v in series.items() if any(y is not None for y in v)}
             if not series:
                 return None
-            return Figure("line", title, about + caption, series, sizes, x_label="nodes in the circuit", y_label=label)
+            return Figure("line", title, about + caption, series, [str(s) for s in sizes], x_label="nodes in the circuit",
+                          y_label=label)
 
-        ceiling = known["faithfulness", "basis"]
+        ceiling = known["faithfulness", "basis", None]
         drawn = (
             line("faithfulness", "Faithfulness against size", "1: the circuit does as well as the unchanged model; 0: as badly "
                  f"as with every node ablated. All latents without any error node reach {ceiling:.2f}.", "faithfulness"),
@@ -209,22 +211,21 @@ class Frontier:
 
     def notes(self, judge: Judge, candidates: int, rows: Sequence[Measurement]) -> list[str]:
         """What was done, and what came out, in words."""
-        get = {(m.name, m.condition): m for m in rows}
-        raw = ", ".join(f"F({k}) {get['F', k].value:.3f}" for k in ("model", "basis", "empty"))
+        get = {(m.name, m.condition, m.site): m.value for m in rows}
+        raw = ", ".join(f"F({k}) {get['F', k, None]:.3f}" for k in ("model", "basis", "empty"))
         lead, family = next(iter(self.families.items()))
+        value = {c.size(): get["faithfulness", lead, at(c.size())] for c in family}
         out = [f"{candidates} candidate nodes at {', '.join(map(str, self.setup.sites))}; ablation: {self.setup.ablation}; "
                f"error: {self.setup.error}; the first {self.setup.protect} tokens are left alone. {raw}."]
-        good = [c for c in family if get["faithfulness", f"{lead} {c.size()}"].value >= 0.9]
+        good = [c for c in family if value[c.size()] >= 0.9]
         if good:
-            name = f"{lead} {good[0].size()}"
-            bare = get.get(("without_errors", name))
+            bare = get.get(("without_errors", lead, at(good[0].size())))
             out.append(f"{good[0].size()} nodes found by {lead} ({good[0].stats()['errors']} of them error nodes) reach a "
-                       f"faithfulness of {get['faithfulness', name].value:.2f}"
-                       + (f"; without the error nodes {bare.value:.2f}." if bare else "."))
+                       f"faithfulness of {value[good[0].size()]:.2f}"
+                       + (f"; without the error nodes {bare:.2f}." if bare is not None else "."))
         else:
-            best = max(family, key=lambda c: get["faithfulness", f"{lead} {c.size()}"].value)
-            out.append(f"No circuit of {lead} reaches a faithfulness of 0.9; the best has {best.size()} nodes and "
-                       f"{get['faithfulness', f'{lead} {best.size()}'].value:.2f}.")
+            best = max(value, key=lambda size: value[size])
+            out.append(f"No circuit of {lead} reaches a faithfulness of 0.9; the best has {best} nodes and {value[best]:.2f}.")
         return out
 
 

@@ -54,7 +54,7 @@ class MaskFinder(CircuitFinder[MaskConfig]):
         config = self.config
         ssc = config.parity == "ssc"
         whole = config.loss in ("ce", "kl")
-        size = max(1, config.rows // len(costs))
+        size = min(max(1, config.rows // len(costs)), max(len(item.clean.ids) for item in batches))
         runner = prepare(config, model, basis, split(batches, size), metric, whole=whole,
                          latents="all" if config.candidates == "all" else "active")
         nodes = Nodes.of(runner, candidates=config.candidates)

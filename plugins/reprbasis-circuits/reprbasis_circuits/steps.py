@@ -50,7 +50,7 @@ class FaithfulnessStep(Step[FaithfulnessConfig]):
         test = prompts(context, self.config, self.config.held_out, "test")
         judge = Judge(context.model, basis, circuit.setup, test, metric, fill=fill_of(circuit), resamples=self.config.resamples,
                       seed=context.seed)
-        rows = [*judge.ends_measured(), *judge.circuits([circuit], ["circuit"])[0], *judge.subsets(circuit, "circuit",
+        rows = [*judge.ends_measured(), *judge.circuits([circuit], "circuit")[0], *judge.subsets(circuit, "circuit",
                                                                                                    draws=self.config.subsets)]
         if self.config.edges:
             train = prompts(context, self.config, self.config.prompts, "train")

@@ -45,7 +45,7 @@ def test_high_prices_cost_recall(chain):
 def test_faithful_and_complete_on_other_prompts(chain):
     [found] = learn(chain, [0.05])
     judge = Judge(chain.model, chain.basis, found.setup, chain.held_out, chain.metric, fill=fill_of(found), resamples=100)
-    rows, _ = judge.circuits([found], ["circuit"])
+    rows, _ = judge.circuits([found], "circuit")
     get = {m.name: m for m in rows}
     assert get["faithfulness"].value == pytest.approx(1, abs=0.01)
     assert get["faithfulness_model"].value == pytest.approx(1, abs=0.01)
