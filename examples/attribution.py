@@ -1,6 +1,6 @@
 """How well scorers agree with interventions: patching on a sample of nodes against every scorer, on a real model.
 
-    python examples/attribution.py runs/quickstart/basis-* [--scale 1] [--sites resid.4::5] [--out docs/results/attribution.md]
+    python examples/attribution.py runs/quickstart/basis-* --out docs/results/attribution.md
 
 The basis is the one that `reprbasis run examples/quickstart.yaml` trains (any other will do).
 """
@@ -109,13 +109,30 @@ def main():
 HEAD = """# How well scorers agree with interventions
 
 Command: `{command}` (one seed).
-Model {model}; the basis of the quickstart ({width} latents, shared by all sites) at {sites}.
+Model {model}; the basis of the quickstart ({width} latents, shared by all sites) at
+{sites}.
 Metric: logit of the right answer minus logit of the wrong one. Baseline: the paired corrupted prompt. One score for a latent at
 all tokens of a prompt.
 
 The referee is exact patching of single latents: `leading` are the {count} best of each scorer but `random`, `any` are drawn
 evenly from all other latents that differ between clean and corrupted prompts. Intervals: 95 % bootstrap over latents; the prompts
 are the same for all.
+
+## What the numbers say
+
+Written by hand after the run below; other runs will differ.
+
+- On agreement the first order fails where it matters most. One latent, 657, carries the number of the subject at every site; setting
+  it to its corrupted value at resid.4 costs 4.5 of the 4.9 logits there are. Its first-order score there is 0.2, because the rest of
+  the model saturates; integrated gradients say 3.7. Everywhere else the first order is nearly exact (Spearman 0.97 and 1.00).
+- On indirect objects the first order is the better estimate of patching single latents, of the leading ones slightly and of the others
+  clearly: the way to the baseline of all latents at once leads through states that no single patch visits.
+- `iterative-ig` scores nodes inside a small circuit. It should not, and does not, agree with patching in the whole model.
+- `direct` sees only what is written straight to the logits: right at resid.29, blind before it. `magnitude` is a poor guide.
+- Most of what carries indirect objects here is in the error nodes, 3.0 to 5.4 of 6.9 logits: this small dictionary does not hold it,
+  and no circuit of its latents alone could.
+- Small: 12 and 4 prompts, one model, one basis, one seed. The intervals are over latents, not over prompts. Seconds were taken on a
+  machine with other work and only tell orders of magnitude.
 
 """
 
