@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from reprbasis.errors import CapabilityError, SiteError
+from reprbasis.errors import SiteError
 from reprbasis.interfaces.metric import Metric
-from reprbasis.interfaces.model import ModelAdapter, Unembedding
+from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch, ScoreTable
+from reprbasis.kits.components import through_norm
 from reprbasis.kits.nodes import Nodes, Places, pull
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
@@ -60,24 +60,3 @@ class DirectScorer(NodeScorer[DirectConfig]):
             gradient = at_final if site == FINAL else at_stream
             state = nodes.state(site)
             yield Part(site, scores(nodes, places, state, pull(nodes.basis, site, gradient, state.codes), gradient))
-
-
-@torch.no_grad()
-def through_norm(out: Unembedding, x: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient [B, T, D] at the final vector -> at the stream x [B, T, D], the norm held at the scale it has there.
-
-    The scale is read off the norm itself: `norm(x) = s gain (x - c) + norm(0)` with c = 0 (RMSNorm) or the mean of x (LayerNorm).
-
-    Raises:
-        CapabilityError: the norm is neither.
-    """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    gain, y = out.gain.to(wide), (out.norm(x) - out.norm(torch.zeros_like(x))).to(wide)
-    for centred in (False, True):
-        v = gain * (x.to(wide) - x.to(wide).mean(-1, keepdim=True) if centred else x.to(wide))
-        scale = (y * v).sum(-1, keepdim=True) / v.square().sum(-1, keepdim=True).clamp_min(torch.finfo(wide).tiny)
-        if float((y - scale * v).norm()) <= 10 * torch.finfo(x.dtype).eps * max(float(y.norm()), 1e-12) * x.shape[-1] ** 0.5:
-            u = gain * gradient.to(wide)
-            return scale * (u - u.mean(-1, keepdim=True) if centred else u)
-    raise CapabilityError("the final norm is neither an RMSNorm nor a LayerNorm with the gain that the model names",
-                          do="use attribution or ig, which need to know nothing about the norm")
