@@ -2,9 +2,12 @@
 
     python examples/tiny_models/vlm_train.py OUT [--seed 0] [--threads 2]
 
-As in LLaVA, the tower is trained first: for every patch it says which colours and shapes are seen there (a linear probe that
-is thrown away; the held-out combinations of colour, shape and place are held out here too). Then everything is trained on
-questions: each example is one image and one question, the loss counts the answer fully and the rest of the dialogue a little.
+As in LLaVA, the tower is trained first and then left alone: for every patch it says which colours and shapes are seen there (by
+a linear probe that is thrown away; the held-out combinations of colour, shape and place are held out here too). Then projector
+and decoder are trained on questions: about scenes with one object, about all, and again about one (its place asked by its
+shape alone, see `Scene.questions`). Each example is one image and one question; the loss counts the answer fully and the rest of
+the dialogue a little.
+
 Hidden matrices are trained by Muon, everything else by AdamW; rates warm up, then fall along a cosine counted in steps, so
 that the result depends on the seed alone (and on the machine's rounding).
 
@@ -19,9 +22,10 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +70,7 @@ def processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def network(tokens: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
-    """The untrained model; 1.7 M parameters."""
+    """The untrained model; 1.6 M parameters."""
     vision = CLIPVisionConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
                               image_size=SIZE, patch_size=PATCH, hidden_act="gelu")
     text = LlamaConfig(vocab_size=len(tokens), hidden_size=128, intermediate_size=384, num_hidden_layers=4,
@@ -80,11 +84,12 @@ def network(tokens: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGe
     return LlavaForConditionalGeneration(config)
 
 
-def examples(seed: int) -> Iterator[tuple[Scene, Question]]:
-    """Endless training examples: a scene and a question about one of its objects."""
+def examples(seed: int, most: int = 3, long: bool = True) -> Iterator[tuple[Scene, Question]]:
+    """Endless training examples: a scene with at most so many objects, and a question about one of them (see `Scene`)."""
     draw = Random(seed)
     for scene in scenes("train", seed):
-        yield scene, draw.choice(scene.questions(draw.choice(scene.things)))
+        if len(scene.things) <= most:
+            yield scene, draw.choice(scene.questions(draw.choice(scene.things), long=long))
 
 
 class Batches:
@@ -173,33 +178,46 @@ def train_tower(model: LlavaForConditionalGeneration, source: Iterator[tuple[Sce
             print(f"tower {step:5d}  patches with an object right {right:.2f}", flush=True)
 
 
-def train(out: Path, tower_steps: int, steps: int, batch: int, seed: int) -> None:
-    """Train and write the checkpoint (bfloat16), the processor and `recipe.json`."""
-    tokens = tokenizer()
-    model = network(tokens, seed).train()
-    make, source, begun = Batches(tokens), examples(seed), time.perf_counter()
-    digest = hashlib.sha256()
-    train_tower(model, source, tower_steps, 2 * batch, digest)
-    optimiser = Optimiser(list(model.named_parameters()), steps)
+def train_answers(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast, found: Iterator[tuple[Scene, Question]],
+                  steps: int, batch: int, digest: hashlib._Hash) -> None:
+    """Projector and decoder learn to answer."""
+    make = Batches(tokens)
+    model.train().model.vision_tower.requires_grad_(False)
+    optimiser = Optimiser([(n, p) for n, p in model.named_parameters() if p.requires_grad], steps)
     for step in range(steps):
-        images, ids, weight = make(list(islice(source, batch)))
+        images, ids, weight = make(list(islice(found, batch)))
         digest.update(images.numpy().tobytes() + ids.numpy().tobytes())
         logits = model(input_ids=ids, pixel_values=images, use_cache=False).logits[:, :-1]
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
-        loss = (loss * weight[:, 1:]).sum() / weight[:, 1:].sum()
-        optimiser.step(loss)
+        optimiser.step((loss * weight[:, 1:]).sum() / weight[:, 1:].sum())
         if step % 50 == 0 or step == steps - 1:
-            answers = weight[:, 1:] == 1
-            right = (logits.argmax(-1) == ids[:, 1:])[answers].float().mean()
-            print(f"{step:5d}  loss {loss.item():.3f}  answer tokens right {right:.2f}  {time.perf_counter() - begun:.0f} s",
-                  flush=True)
+            right = (logits.argmax(-1) == ids[:, 1:])[weight[:, 1:] == 1].float().mean()
+            print(f"answers {step:5d}  answer tokens right {right:.2f}", flush=True)
+
+
+def save(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast, out: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint (bfloat16), the processor and `recipe.json`."""
     model.eval().to(torch.bfloat16).save_pretrained(out)
     processor(tokens).save_pretrained(out)
     tokens.save_pretrained(out)
-    facts = {"recipe": "examples/tiny_models/vlm_train.py", "seed": seed, "tower_steps": tower_steps, "steps": steps,
-             "batch": batch, "parameters": sum(p.numel() for p in model.parameters()), "data_sha256": digest.hexdigest(),
-             "torch": torch.__version__, "threads": torch.get_num_threads(), "seconds": round(time.perf_counter() - begun)}
     (out / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def main(out: Path, tower_steps: int, first_steps: int, steps: int, last_steps: int, batch: int, seed: int) -> None:
+    """All stages. The last goes on from the second's checkpoint, which is rounded to bfloat16."""
+    tokens = tokenizer()
+    model, begun = network(tokens, seed).train(), time.perf_counter()
+    digests = [hashlib.sha256(), hashlib.sha256()]
+    train_tower(model, examples(seed), tower_steps, 2 * batch, digests[0])
+    found = chain(islice(examples(seed + 1, most=1), first_steps * batch), examples(seed + 2))
+    train_answers(model, tokens, found, steps, batch, digests[0])
+    model = model.to(torch.bfloat16).float()
+    train_answers(model, tokens, examples(seed + 3, most=1, long=False), last_steps, batch, digests[1])
+    save(model, tokens, out, {
+        "recipe": "examples/tiny_models/vlm_train.py", "seed": seed, "tower_steps": tower_steps, "first_steps": first_steps,
+        "steps": steps, "last_steps": last_steps, "batch": batch, "parameters": sum(p.numel() for p in model.parameters()),
+        "data_sha256": [d.hexdigest() for d in digests], "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - begun)})
 
 
 def rate(step: int, steps: int, warm: int = 50, low: float = 0.03) -> float:
@@ -213,10 +231,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tower-steps", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--first-steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--last-steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    train(given.out, given.tower_steps, given.steps, given.batch, given.seed)
+    main(given.out, given.tower_steps, given.first_steps, given.steps, given.last_steps, given.batch, given.seed)

@@ -35,6 +35,9 @@ class ScenesConfig(ComponentConfig):
     split: Literal["train", "test"] = "train"
     """Which combinations of colour, shape and place: those a model is trained on, or each scene with one held out from that."""
 
+    objects: int = Field(3, ge=1, le=3)
+    """Most objects in a scene."""
+
     turns: int = Field(1, ge=1, le=12)
     """Questions asked about each scene, one after the other (fewer where a scene has fewer)."""
 

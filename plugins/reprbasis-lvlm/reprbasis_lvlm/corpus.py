@@ -21,7 +21,8 @@ class ScenesCorpus(Corpus[ScenesConfig]):
     def examples(self, *, seed: int = 0, context: CorpusContext | None = None) -> Iterator[Example]:
         """Dialogues in a fixed order given `seed`."""
         draw = Random(f"{self.config.split}:{seed}:{self.config.turns}")
-        for number, scene in enumerate(islice(scenes(self.config.split, seed), self.config.count)):
+        found = (s for s in scenes(self.config.split, seed) if len(s.things) <= self.config.objects)
+        for number, scene in enumerate(islice(found, self.config.count)):
             first = draw.choice(scene.questions(scene.things[0]))
             others = [q for thing in scene.things for q in scene.questions(thing) if q != first]
             asked = [first, *draw.sample(others, min(self.config.turns - 1, len(others)))]

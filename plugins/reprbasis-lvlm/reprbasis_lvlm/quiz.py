@@ -5,6 +5,7 @@ An answer counts as right if every one of its tokens is the most likely one afte
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -17,18 +18,18 @@ from reprbasis.interfaces.tokens import Example
 
 from .corpus import example
 from .scenes import Question, Scene, scenes
-from .vocabulary import COLOURS, PLACES, SHAPES
 
 Sight = Literal["own", "noise", "other"]
-CHANCE = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "place": 1 / len(PLACES)}
+KINDS = ("colour", "shape", "place")
 
 
 @dataclass(frozen=True)
 class Score:
-    """Right answers of `n`, with the 95 % interval of Wilson (1927)."""
+    """Right answers of `n`, with the 95 % interval of Wilson (1927); `chance`: the share the best constant answer gets."""
 
     right: int
     n: int
+    chance: float
 
     @property
     def share(self) -> float:
@@ -43,13 +44,14 @@ class Score:
         return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
-def quiz(model: ModelAdapter[Any], *, scenes_asked: int = 300, seed: int = 1, sight: Sight = "own",
+def quiz(model: ModelAdapter[Any], *, scenes_asked: int = 300, objects: int = 1, seed: int = 1, sight: Sight = "own",
          batch: int = 64) -> dict[str, Score]:
     """One question of each kind about the held-out object of each test scene.
 
     Args:
         model: what is asked.
         scenes_asked: scenes; each gives one question of a kind.
+        objects: objects in each scene.
         seed: of the scenes.
         sight: which image goes with the questions: the scene's own, noise, or that of another scene.
         batch: examples run together.
@@ -58,7 +60,7 @@ def quiz(model: ModelAdapter[Any], *, scenes_asked: int = 300, seed: int = 1, si
         Kind of question (`colour`, `shape`, `place`) -> score. A scene whose question names the object by its colour asks for
         the shape, and so on, so the question alone does not tell.
     """
-    found = list(islice(scenes("test", seed), scenes_asked))
+    found = list(islice((s for s in scenes("test", seed) if len(s.things) == objects), scenes_asked))
     shown = [s.image for s in found]
     if sight == "noise":
         noise = np.random.default_rng(seed)
@@ -67,11 +69,11 @@ def quiz(model: ModelAdapter[Any], *, scenes_asked: int = 300, seed: int = 1, si
         shift = Random(seed).randrange(1, len(found))
         shown = [*shown[shift:], *shown[:shift]]
     out = {}
-    for kind in CHANCE:
+    for kind in KINDS:
         asked = [next(q for q in s.questions(s.things[0]) if q.kind == kind) for s in found]
         examples = [_shown(s, image, q, i) for i, (s, image, q) in enumerate(zip(found, shown, asked, strict=True))]
         right = sum(_right(model, examples[at:at + batch]) for at in range(0, len(examples), batch))
-        out[kind] = Score(right, len(examples))
+        out[kind] = Score(right, len(examples), max(Counter(q.answer for q in asked).values()) / len(asked))
     return out
 
 
