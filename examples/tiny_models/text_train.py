@@ -2,7 +2,7 @@
 
     python examples/tiny_models/text_train.py OUT [--seed 0]
 
-About ten minutes on two cores. The schedule counts steps, never seconds: the same seed on the same machine and number of
+About six minutes of one quiet core. The schedule counts steps, never seconds: the same seed on the same machine and number of
 threads gives the same bytes (sums of floats may differ elsewhere; the data hash must not).
 
 Shapes: B documents, T tokens.
@@ -112,7 +112,7 @@ def look_back(network: Qwen3ForCausalLM) -> None:
     """Let heads 0 and 1 of layer 0 begin as heads that attend one and two tokens back.
 
     One dimension of every embedding is the same constant; queries and keys read nothing else, and a query is the key turned
-    by the rotary angle of the offset. Without this start the dictionary is not learned in ten minutes.
+    by the rotary angle of the offset. What is looked up by its neighbour is then learned within minutes.
     """
     attention, width = network.model.layers[0].self_attn, network.config.head_dim
     network.model.embed_tokens.weight[:, 0] = 0.1
