@@ -119,7 +119,8 @@ def run(args):
         found = finder.search(model, basis, train, metric, costs)
         seconds = time.process_time() - began
     if args.part == "reference" and args.timed:  # not a mask yet
-        print(json.dumps({"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "loaded_mib": held / 1024}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024, "loaded_mib": held / 1024}))
         return
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     judge = Judge(model, basis, found[0].setup, test, metric, fill=fill_of(found[0]), resamples=100)
