@@ -7,9 +7,9 @@
 4. On held-out tokens, that latent's two areas are measured apart; intervals come from drawing whole sequences.
 
 Conditions: `global`: the basis. `random`: as many random directions as there are latents, rectified, chosen in the same way: what
-choosing the best of many gives. `shuffled`: the basis again, with labels dealt out anew to objects and words. `..., by image`:
-chosen on image tokens alone, so that no word took part in the choice. Word tokens have an easy task (a word is one vector at
-`embed`); the claim is in one latent doing both.
+choosing the best of many gives. `shuffled`: the basis again, with labels dealt out anew to objects and words. `..., by image` and
+`..., by word`: chosen on one kind of token alone, so that the other tells whether the meaning carries over. Each kind alone is an
+easy task (a word is one vector at `embed`); the claim is in one latent doing both.
 
 Shapes: S sites, n labelled tokens, K latents, D width, L labels, R resamples.
 """
@@ -80,8 +80,9 @@ class Concepts(Evaluator[ConceptsConfig]):
         chosen: dict[str, list[_Choice]] = {}
         for condition, scores, truth, by in (
                 ("global", latents, truths, _KINDS), ("random", random, truths, _KINDS), ("shuffled", latents, shuffled, _KINDS),
-                ("global, by image", latents, truths, ("image",)), ("random, by image", random, truths, ("image",))):
-            if by == ("image",) and not any(kind == "image" for _, kind in common):
+                ("global, by image", latents, truths, ("image",)), ("random, by image", random, truths, ("image",)),
+                ("global, by word", latents, truths, ("word",)), ("random, by word", random, truths, ("word",))):
+            if len(by) == 1 and {kind for _, kind in common} != set(_KINDS):
                 continue
             chosen[condition] = [c for group in self.config.groups for c in self._choose(group, scores, truth, by, inputs.seed)]
             measurements += self._measured(chosen[condition], condition, truth[1])
