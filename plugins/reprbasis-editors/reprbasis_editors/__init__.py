@@ -1,0 +1,1 @@
+"""Editors that need forward passes and linear algebra alone: no loss is differentiated anywhere."""

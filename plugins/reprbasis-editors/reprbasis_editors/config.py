@@ -1,0 +1,83 @@
+"""Options of the editors."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from reprbasis import ComponentConfig
+
+ComponentName = Annotated[str, StringConstraints(pattern=r"^(head\.\d+\.\d+|mlp\.\d+)$")]
+
+
+class EraseConfig(ComponentConfig):
+    """Options of `erase`."""
+
+    latents: tuple[int, ...] = ()
+    """Latents whose directions are erased; none: the directions from wrong answers to answers of the request."""
+    layers: tuple[int, ...] | None = None
+    """Layers that may no longer write along them; null: all."""
+    writers: Literal["both", "attention", "mlp"] = "both"
+    """Which of a layer's writers. The embedding is never changed."""
+    strength: float = Field(1.0, gt=0)
+    """Share of what is written along the directions that is taken away; 1: all of it."""
+
+
+class SearchConfig(ComponentConfig):
+    """How far an edit goes: found by forward passes."""
+
+    goal: float | None = 0.0
+    """Mean logit difference (answer minus wrong answer) aimed at for the prompts to change; null: `strength` as it stands."""
+    strength: float = Field(1.0, gt=0)
+    """First strength tried. It is doubled, then halved between, until the goal is met."""
+    budget: float = Field(0.05, gt=0)
+    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token."""
+    tries: int = Field(10, ge=1)
+    """Trials at most, of a forward each over the prompts to change and the texts to keep."""
+    keep_tokens: int = Field(64, ge=1)
+    """Tokens of each text to keep that are used."""
+
+
+class LocalConfig(SearchConfig):
+    """Options of `ridge`."""
+
+    components: tuple[ComponentName, ...] = ()
+    """Which heads (`head.23.3`) and MLPs (`mlp.20`) are edited; none: chosen by what they write along the contrast, in context,
+    and confirmed by ablation."""
+    top: int = Field(6, ge=1)
+    """How many are chosen."""
+    among: Literal["heads", "mlps", "both"] = "both"
+    """What they are chosen among."""
+    aim: Literal["forget", "push"] = "forget"
+    """`forget`: strength 1 takes away what the component writes along the contrast, and no more; `push`: strength 1 writes one
+    unit against it."""
+
+
+class RidgeConfig(LocalConfig):
+    """Options of `ridge`."""
+
+    keep_weight: float = Field(1.0, ge=0)
+    """Weight of the mean square change on the texts to keep, against the sum over the prompts to change."""
+    ridge: float = Field(1e-3, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the component reads."""
+
+
+class NullSpaceConfig(LocalConfig):
+    """Options of `null-space`."""
+
+    share: float = Field(0.02, gt=0, lt=1)
+    """The edit may use the directions that together hold at most this share of what the component reads in the texts to keep."""
+    ridge: float = Field(1e-6, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the component reads."""
+
+
+class OnlineConfig(SearchConfig):
+    """Options of `online`."""
+
+    component: ComponentName | None = None
+    """The one head or MLP that holds all edits; null: the one that writes most along the first edit's contrast."""
+    keep_weight: float = Field(1.0, ge=0)
+    """Weight of the mean square change on the texts to keep."""
+    ridge: float = Field(1e-3, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the component reads."""
+    conflict: float = Field(0.05, gt=0, lt=1)
+    """An edit is refused if earlier edits left less than this share of its key free."""

@@ -1,0 +1,131 @@
+"""Editors `ridge` and `null-space`: change what a few components write for some keys.
+
+    W' = W + D    with  D K = V* - W K  on the keys to change, and D K_keep small
+
+Shapes: B prompts, D residual width, I width of what a component reads, N keys.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from reprbasis.errors import DataError
+from reprbasis.interfaces.editor import Editor, EditPlan, EditRequest
+from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.runtime.basis import Basis
+
+from .config import LocalConfig, NullSpaceConfig, RidgeConfig
+from .parts import Candidate, Part, answers_at, candidates, kept, second_moment, targets_of
+from .search import Judge, search
+
+
+class LocalEditor(Editor[LocalConfig]):
+    """Keys are what a component reads at the last token of each prompt; the wanted change of its output lies along the contrast.
+
+    Needs forward passes and linear algebra alone. What it learns, it learns about the prompts given: measure it on others.
+    """
+
+    @abstractmethod
+    def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
+        """Wanted change of the output [D, N] for keys [I, N], second moment of the keys to keep [I, I] -> change [D, I]."""
+
+    @torch.no_grad()
+    def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
+        """See the class.
+
+        Raises:
+            DataError: there is nothing to change, or every strength exceeds the budget.
+            SiteError: a component that the model does not have.
+        """
+        texts = kept(model, request, self.config.keep_tokens)
+        judge = Judge(model, request.change, texts)
+        chosen = self._chosen(model, request, judge)
+        deltas: dict[str, Tensor] = {}
+        tokens = 0
+        for part in (Part.parse(name, model) for name in chosen):
+            keys = torch.cat([part.keys(model, item.clean, answers_at(item))[:, 0] for item in request.change]).double().T
+            target = torch.cat([targets_of(model, item) for item in request.change]).T
+            moment, tokens = second_moment(model, part, texts)
+            weight = part.weight(model).double()
+            size = (target * (weight @ keys)).sum(0) if self.config.aim == "forget" else torch.ones_like(keys[0])
+            for name, delta in part.plan(model, self.solve(-size * target, keys, moment)).deltas.items():
+                deltas[name] = deltas[name] + delta if name in deltas else delta
+
+        def scaled(strength: float) -> EditPlan:
+            return EditPlan({name: strength * delta for name, delta in deltas.items()})
+
+        strength, about = search(judge, scaled, self.config)
+        if not strength:
+            raise DataError(f"the mean logit difference of the prompts to change is {about['margin_before']:.3g}, the goal "
+                            f"{self.config.goal:g}", do="give prompts that the model answers as it should not, or a lower goal")
+        weights = model.parameters()
+        changed = {name: float(strength * d.norm() / weights[name].norm()) for name, d in deltas.items()}
+        return EditPlan(scaled(strength).deltas, {
+            "editor": self.full_name, "locality": "closed", "options": self.config.model_dump(mode="json"), "strength": strength,
+            "components": chosen, "relative_change": changed, "prompts": sum(len(i.clean.ids) for i in request.change),
+            "keep_tokens": tokens, **about})
+
+    def _chosen(self, model: ModelAdapter, request: EditRequest, judge: Judge) -> dict[str, dict[str, float]]:
+        """Component -> why: named by the user, or P, gain and what zeroing it takes from the logit difference."""
+        if self.config.components:
+            return {name: {} for name in self.config.components}
+        start = judge.margin()
+        out: dict[str, dict[str, float]] = {}
+        for found in candidates(model, request.change, self.config.among)[:2 * self.config.top]:
+            effect = start - self._without(model, found, judge)
+            if effect > 0:
+                out[str(found.part)] = {"p": found.p, "gain": found.gain, "ablation": effect}
+            if len(out) == self.config.top:
+                break
+        if not out:
+            raise DataError("no component writes towards the answers and supports them when it is taken away",
+                            do="name the components, or use prompts that the model answers")
+        return out
+
+    @staticmethod
+    def _without(model: ModelAdapter, found: Candidate, judge: Judge) -> float:
+        with found.part.plan(model, -found.part.weight(model)).applied(model):
+            return judge.margin()
+
+
+class Ridge(LocalEditor):
+    """D = R K^T (K K^T + w C + l I)^-1, C the second moment of the keys to keep.
+
+    With one key and l -> 0 it is the rank-one update of ROME (Meng et al. 2022), with C in place of its fixed covariance; with
+    many keys that of MEMIT (Meng et al. 2023). The wanted output lies along a known direction; no loss on the logits finds it.
+    """
+
+    config: RidgeConfig
+
+    def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
+        """See the class. Cost: 2 I^2 (N + D) + I^3 / 3 FLOPs."""
+        system = keys @ keys.T + prior(keys, moment, self.config.keep_weight, self.config.ridge)
+        return torch.linalg.solve(system, keys @ wanted.T).T
+
+
+class NullSpace(LocalEditor):
+    """D = R K^T P (P K K^T P + l I)^-1 P, P the projection on the directions that the texts to keep hardly use.
+
+    After Fang et al. 2025 (AlphaEdit), with a threshold relative to the component's own second moment. It says nothing about keys
+    that the texts to keep do not span.
+    """
+
+    config: NullSpaceConfig
+
+    def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
+        """See the class. Cost: about 10 I^3 FLOPs (eigenvectors)."""
+        size, vectors = torch.linalg.eigh(moment)
+        free = vectors[:, size.clamp_min(0).cumsum(0) <= self.config.share * size.clamp_min(0).sum()]
+        if not free.shape[1]:
+            raise DataError(f"every direction holds more than {self.config.share:g} of what is read in the texts to keep",
+                            do="raise `share`, or edit a component that reads more than it uses (an MLP)")
+        inside = free.T @ keys
+        small = self.config.ridge * keys.square().mean() * torch.eye(len(inside), dtype=keys.dtype, device=keys.device)
+        return torch.linalg.solve(inside @ inside.T + small, inside @ wanted.T).T @ free.T
+
+
+def prior(keys: Tensor, moment: Tensor, keep_weight: float, ridge: float) -> Tensor:
+    """[I, I] what a change costs apart from the keys to change: `w C + l I`, l relative to the mean square of all keys."""
+    size = torch.maximum(keys.square().mean(), moment.diagonal().mean())
+    return keep_weight * moment + ridge * size * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
