@@ -11,7 +11,7 @@ from reprbasis.cli.main import main
 ROOT = Path(__file__).parents[1]
 SMALL = {"steps.acts.tokens": 600, "steps.acts.max_tokens": 48, "steps.basis.rows": 4000, "steps.basis.batch": 100,
          "steps.basis.learner.width": 64, "steps.basis.learner.target_l0": 6, "steps.eval.evaluators.0.tokens": 64,
-         "steps.eval.evaluators.0.per_site_rows": 400, "steps.eval.evaluators.1.tokens": 128,
+         "steps.eval.evaluators.1.tokens": 128,
          "steps.eval.evaluators.1.features": 8, "report": "[html]"}
 MODELS = {
     "tiny-qwen3": ("{use: qwen, checkpoint: tiny-qwen3}", 4),
