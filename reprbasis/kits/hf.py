@@ -325,14 +325,13 @@ class HFAdapter(ModelAdapter[C]):
 
 
 def _tell_widening(hf_config: Any, dtype: str, folder: Path) -> None:
-    """Say so when weights are run in a wider format than they are stored in: a warning if that costs much memory."""
+    """Say so when weights are run in a wider format than they are stored in and that costs much memory."""
     stored, asked = getattr(hf_config, "dtype", None), getattr(torch, dtype)
-    if isinstance(stored, torch.dtype) and asked.itemsize > stored.itemsize:
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        _log.log(logging.WARNING if size > _MUCH else logging.INFO,
-                 "the weights are stored as %s and run as %s, which takes %.1f GB instead of %.1f; dtype: %s keeps them",
-                 str(stored).removeprefix("torch."), dtype, size / 1e9 * asked.itemsize / stored.itemsize, size / 1e9,
-                 str(stored).removeprefix("torch."))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if isinstance(stored, torch.dtype) and asked.itemsize > stored.itemsize and size > _MUCH:
+        kept = str(stored).removeprefix("torch.")
+        _log.warning("the weights are stored as %s and run as %s, which takes %.1f GB instead of %.1f; dtype: %s keeps them",
+                     kept, dtype, size / 1e9 * asked.itemsize / stored.itemsize, size / 1e9, kept)
 
 
 def usable(name: str) -> torch.device:
