@@ -357,14 +357,7 @@ class Nodes:
 
 def repeated(batch: TokenBatch, n: int) -> TokenBatch:
     """Replicas of a batch, one after the other: row r * B + b is row b."""
-    if n == 1:
-        return batch
-
-    def rows(x: Tensor) -> Tensor:
-        return torch.cat([x] * n)
-
-    return TokenBatch(rows(batch.ids), rows(batch.mask), rows(batch.positions), rows(batch.segments), rows(batch.sequences),
-                      {k: rows(v) for k, v in batch.flags.items()}, {k: rows(v) for k, v in batch.extra.items()})
+    return batch if n == 1 else batch.take(torch.arange(len(batch.ids), device=batch.ids.device).repeat(n))
 
 
 def stream_before(info: ModelInfo, site: Site) -> Site | None:
