@@ -206,16 +206,6 @@ class Basis(Artifact):
         return Basis(chosen, Normaliser(self.normaliser.mean[rows], self.normaliser.scale[rows]), self.dictionary,
                      self.learner, capabilities=self.capabilities, details=self.details)
 
-    def only(self, sites: Sequence[Site]) -> Basis:
-        """The same dictionary over fewer sites.
-
-        Raises:
-            SiteError: the basis does not cover one of them.
-        """
-        rows = [self.index(s) for s in sites]
-        norm = type(self.normaliser)(self.normaliser.mean[rows], self.normaliser.scale[rows])
-        return Basis(sites, norm, self.dictionary, self.learner, capabilities=self.capabilities, details=self.details)
-
     def with_dictionary(self, dictionary: Dictionary) -> Basis:
         """The same sites and normaliser with another dictionary (controls)."""
         return Basis(self.sites, self.normaliser, dictionary, self.learner, capabilities=self.capabilities,
