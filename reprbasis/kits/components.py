@@ -167,7 +167,8 @@ def through_norm(out: Unembedding, x: Tensor, gradient: Tensor) -> Tensor:
 
 def at_unit_rms(x: Tensor) -> Tensor:
     """Rows [..., D] scaled to root mean square 1, the scale at which norms see a direction; zero rows stay zero."""
-    return x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
+    size: Tensor = x.norm(dim=-1, keepdim=True)
+    return x * (float(x.shape[-1] ** 0.5) / size.clamp_min(torch.finfo(x.dtype).tiny))
 
 
 def read(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
