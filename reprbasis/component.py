@@ -75,6 +75,7 @@ ARTIFACTS: Final[Mapping[str, str]] = {
     "edit-plan": "reprbasis.interfaces.editor:EditPlan",
     "alignment": "reprbasis.interfaces.aligner:Alignment",
     "lens-fit": "reprbasis.interfaces.lens:LensFit",
+    "graph": "reprbasis.interfaces.graph:Graph",
 }
 """Types of artifact that steps exchange, and the class that loads each."""
 

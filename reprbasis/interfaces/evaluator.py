@@ -128,6 +128,12 @@ class FeatureCard:
     histogram: tuple[Sequence[float], Sequence[int]] = ((), ())
     notes: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> FeatureCard:
+        """Inverse of `dataclasses.asdict`."""
+        contexts = [Context(**{**c, "picture": Picture(**c["picture"]) if c.get("picture") else None}) for c in facts["contexts"]]
+        return cls(**{**facts, "contexts": contexts})
+
 
 @dataclass(frozen=True)
 class Findings(Artifact):
@@ -164,10 +170,7 @@ class Findings(Artifact):
     @classmethod
     def load(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], registry: Registry) -> Self:
         """Inverse of `tensors` and `facts`."""
-        def context(c: Mapping[str, Any]) -> Context:
-            return Context(**{**c, "picture": Picture(**c["picture"]) if c.get("picture") else None})
-
-        cards = [FeatureCard(**{**f, "contexts": [context(c) for c in f["contexts"]]}) for f in facts["features"]]
+        cards = [FeatureCard.of(f) for f in facts["features"]]
         return cls([Measurement(**m) for m in facts["measurements"]], [Figure(**f) for f in facts["figures"]], cards,
                    facts["notes"], dict(tensors))
 
