@@ -12,6 +12,7 @@ from reprbasis_qwen.model import tiny
 from safetensors import safe_open
 
 import reprbasis as rb
+from reprbasis.runtime.trial import trial
 
 RECIPE = Path(__file__).parents[3] / "examples" / "tiny_models"
 
@@ -81,3 +82,12 @@ def test_it_is_stored_in_bfloat16_and_small():
     with safe_open(tiny() / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
     assert sum(p.stat().st_size for p in tiny().iterdir()) < 6e6
+
+
+def test_it_looks_up_keys_in_the_task_of_that_name():
+    """Task `dict-key`, written with the quotes that the model has read: 5 entries, asked for one at a time."""
+    model, task = rb.create("model", "qwen", checkpoint=TINY), rb.create("task", "dict-key", quotes="single")
+    found = trial(model, task, split="test", n=100)
+    assert found.overall["choice"].value > 0.9
+    assert min(case["choice"].value for case in found.cases.values()) > 0.9
+    assert found.overall["shuffled_choice"].value < 0.6

@@ -86,11 +86,17 @@ class DictKey(TemplateTask[DictKeyConfig]):
             else:
                 yield self._decoy(family, slots | {"table3": table3}, at, (chosen[n], chosen[n + 1]), digits, random)
 
+    @property
+    def _query(self) -> str:
+        """The last line of every prompt."""
+        mark = "'" if self.config.quotes == "single" else '"'
+        return f">>> {{table2}}[{mark}{{query}}{mark}]\n"
+
     def _lookup(self, slots: dict[str, str], at: int, other: str, digit: str, random: Random) -> Draft:
         change = random.choice(("query", "key")) if self.config.change == "both" else self.config.change
         slots["query"] = slots[f"key{at + 1}"]
         changed = "query" if change == "query" else f"key{at + 1}"
-        template = f">>> {{table}} = {literal(self.config.entries)}\n>>> {{table2}}[\"{{query}}\"]\n"
+        template = f">>> {{table}} = {literal(self.config.entries)}\n{self._query}"
         return Draft(template, slots, {changed: other}, digit, ERROR, "present", "absent", meta={"at": at + 1, "change": change})
 
     def _decoy(self, family: str, slots: dict[str, str], at: int, others: tuple[str, str], digits: list[str],
@@ -115,7 +121,7 @@ class DictKey(TemplateTask[DictKeyConfig]):
         before = BEFORE.get(family, "")
         decoys = [name for name in ("decoy", "decoy2", "dropped") if f"{{{name}}}" in display + before]
         slots |= dict.fromkeys(decoys, missing)
-        template = f">>> {{table}} = {display}\n{before}>>> {{table2}}[\"{{query}}\"]\n"
+        template = f">>> {{table}} = {display}\n{before}{self._query}"
         return Draft(template, slots, dict.fromkeys(decoys, third), ERROR, wrong, family, mirrored=False, meta={"at": at + 1})
 
     def _pieces(self, slots: dict[str, str], at: int, other: str, digit: str, random: Random) -> Draft:
@@ -124,7 +130,7 @@ class DictKey(TemplateTask[DictKeyConfig]):
         where = random.randint(1, len(other) - 1)
         slots |= {"query": name, "decoy": name[:cut], "decoy2": name[cut:]}
         display = literal(self.config.entries, key={at + 1: "'{decoy}' + '{decoy2}'"})
-        template = f">>> {{table}} = {display}\n>>> {{table2}}[\"{{query}}\"]\n"
+        template = f">>> {{table}} = {display}\n{self._query}"
         return Draft(template, slots, {"decoy": other[:where], "decoy2": other[where:]}, digit, ERROR, "B1", "B1-control",
                      directions=1, meta={"at": at + 1})
 
@@ -142,7 +148,7 @@ class DictKey(TemplateTask[DictKeyConfig]):
         slots |= {f"key{i + 1}": key for i, key in enumerate(keys)} | {f"value{i + 1}": digit for i, digit in enumerate(values)}
         slots["query"] = query
         display = literal(n, key={i: f"{{key{i}}}" for i in range(1, n + 1)})
-        template = f">>> {{table}} = {display}\n>>> {{table2}}[\"{{query}}\"]\n"
+        template = f">>> {{table}} = {display}\n{self._query}"
         return Draft(template, slots, {f"key{at + 1}": control}, ERROR, tuple(values), "B2", mirrored=False, meta={"at": at + 1})
 
 

@@ -42,6 +42,9 @@ class DictKeyConfig(TemplateConfig):
     change: Literal["both", "query", "key"] = "both"
     """What makes the key absent: the query is another name, the key in the dictionary is, or half of the pairs each."""
 
+    quotes: Literal["double", "single"] = "double"
+    """Quotes around the query; those in the dictionary are single. tiny-qwen3 has read single ones."""
+
     family: Literal["A1", "A2", "A3", "A4", "A5", "A6", "B1", "B2"] | None = None
     """Adversarial prompts instead: the name of an absent key stands elsewhere (`A1` a value, `A2` a comment, `A3` a key of
     another dictionary, `A4` a variable, `A5` deleted, `A6` printed); the key is there although no token of it repeats (`B1`);

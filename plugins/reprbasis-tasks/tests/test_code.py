@@ -9,7 +9,7 @@ import pytest
 import reprbasis
 
 FAMILIES = ("A1", "A2", "A3", "A4", "A5", "A6", "B1", "B2")
-CASES = [("dict-key", {}), ("dict-key", {"entries": 3, "change": "key"}), ("list-index", {}),
+CASES = [("dict-key", {}), ("dict-key", {"entries": 3, "change": "key"}), ("dict-key", {"quotes": "single"}), ("list-index", {}),
          *(("dict-key", {"family": f}) for f in FAMILIES)]
 
 
