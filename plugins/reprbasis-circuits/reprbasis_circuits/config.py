@@ -144,7 +144,9 @@ class FrontierConfig(HeldOutConfig, NodesConfig):
     """Scorers whose top nodes are taken, at the sizes that the first finder found."""
     random: int = Field(5, ge=1)
     """Draws of random nodes at each size."""
+    seeds: int = Field(1, ge=1)
+    """Repetitions of everything with other training prompts and other seeds, judged on the same held-out prompts."""
     repeats: int = Field(0, ge=0)
-    """Further searches of the first finder with another seed (other order of prompts and initial noise), for stability."""
+    """Further searches of the first finder in another order of the same prompts and with other noise, for stability."""
     halves: bool = False
     """Whether the first finder also searches on each half of the prompts, for stability."""

@@ -54,7 +54,104 @@ class Outcome:
         return Outcome(self.value[index], self.kl[index], self.top[index])
 
 
-class Judge:
+@dataclass(frozen=True)
+class Judged:
+    """A circuit on the judge's prompts.
+
+    Args:
+        nodes, errors, latents: how many: nodes, error nodes among them, distinct latents.
+        found: of the circuit.
+        rest: [N] the metric without it: every other node on.
+        bare: [N] the metric of the circuit without its error nodes; None where errors are not nodes.
+    """
+
+    nodes: float
+    errors: float
+    latents: float
+    found: Outcome
+    rest: Tensor
+    bare: Tensor | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Judged"]) -> "Judged":
+        """Circuits of several searches side by side: prompts one after the other, mean numbers of nodes."""
+        counts = (sum(getattr(p, k) for p in parts) / len(parts) for k in ("nodes", "errors", "latents"))
+        found = Outcome(*(torch.cat([getattr(p.found, k) for p in parts]) for k in ("value", "kl", "top")))
+        bare = [p.bare for p in parts if p.bare is not None]
+        return cls(*counts, found, torch.cat([p.rest for p in parts]), torch.cat(bare) if bare else None)
+
+
+@dataclass
+class Scale:
+    """What faithfulness is measured by: the metric of every prompt, [N].
+
+    Args:
+        model: unchanged.
+        basis: with all latents and no errors.
+        empty: without any node.
+        whole: with every node.
+        group: [N] prompts with the same tokens have one number; they are drawn together.
+        resamples, seed: of the bootstrap.
+    """
+
+    model: Tensor
+    basis: Tensor
+    empty: Tensor
+    whole: Tensor
+    group: Tensor
+    resamples: int = 2000
+    seed: int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence["Scale"]) -> "Scale":
+        """The same prompts with other values of ablated nodes; a prompt is drawn with all its repetitions."""
+        tensors = (torch.cat([getattr(p, k) for p in parts]) for k in ("model", "basis", "empty", "whole", "group"))
+        return cls(*tensors, parts[0].resamples, parts[0].seed)
+
+    @property
+    def n(self) -> int:
+        """Number of prompts."""
+        return len(self.model)
+
+    # -- estimates -----------------------------------------------------------------------------------------------------
+
+    def ratio(self, top: Tensor, bottom: Tensor) -> Estimate:
+        """Sum over sum, with an interval over prompts."""
+        return ratio(top, bottom, self.group, resamples=self.resamples, seed=self.seed)
+
+    def share(self, value: Tensor) -> Estimate:
+        """(value - F(empty)) / (F(M) - F(empty)) for values [N]."""
+        return self.ratio(value - self.empty, self.model - self.empty)
+
+    def mean(self, value: Tensor) -> Estimate:
+        """Mean of [N]."""
+        return mean(value, self.group, resamples=self.resamples, seed=self.seed)
+
+    # -- measurements --------------------------------------------------------------------------------------------------
+
+    def ends_measured(self) -> list[Measurement]:
+        """The raw numbers that do not depend on the circuit, and the faithfulness of all latents alone."""
+        rows = [row("F", self.mean(v), c, "metric") for c, v in (
+            ("model", self.model), ("all nodes", self.whole), ("basis", self.basis), ("empty", self.empty))]
+        return [*rows, row("faithfulness", self.share(self.basis), "basis")]
+
+    def measured(self, judged: Judged, name: str) -> list[Measurement]:
+        """All measurements of a circuit, under the condition `name`."""
+        found, value = judged.found, judged.found.value
+        counts = {"nodes": judged.nodes, "error_nodes": judged.errors, "latents": judged.latents}
+        out = [row("F", self.mean(value), name, "metric"), row("faithfulness", self.share(value), name)]
+        out += [] if judged.bare is None else [row("without_errors", self.share(judged.bare), name)]
+        return [*out, row("completeness", self.share(judged.rest), name),
+                row("faithfulness_basis", self.ratio(value, self.basis), name),
+                row("faithfulness_model", self.ratio(value, self.model), name),
+                row("difference", self.mean((value - self.model).abs()), name, "metric"),
+                Measurement("correlation", correlation(value, self.model), self.n, condition=name),
+                row("same_choice", self.mean(((value > 0) == (self.model > 0)).double()), name, "share"),
+                row("same_top_token", self.mean(found.top), name, "share"), row("kl", self.mean(found.kl), name, "nats"),
+                *(Measurement(key, float(count), self.n, condition=name, unit="nodes") for key, count in counts.items())]
+
+
+class Judge(Scale):
     """Prompts on which circuits of one setup are judged.
 
     Args:
@@ -69,18 +166,18 @@ class Judge:
     def __init__(self, model: ModelAdapter[Any], basis: Basis, setup: Setup, batches: Sequence[ContrastBatch],
                  metric: Metric[Any], *, fill: Means | None = None, resamples: int = 2000, seed: int = 0, rows: int = 64) -> None:
         self.runner = Runner(model, basis, setup, batches, metric, fill=fill, latents="all", whole=True)
-        self.resamples, self.seed, self.rows = resamples, seed, rows
+        self.rows = rows
         names: dict[tuple[int, ...], int] = {}
         prompts = [tuple(row.tolist()) for item in batches for row in item.clean.ids.cpu()]
-        self.group = torch.tensor([names.setdefault(p, len(names)) for p in prompts])
-        self.model = self.runner.model_values.double().cpu()
+        group = torch.tensor([names.setdefault(p, len(names)) for p in prompts])
         ends = [self.runner.full(latents=a, errors=b) for a, b in ((True, False), (False, False), (True, True))]
-        self.basis, self.empty, self.whole = self.run({s: torch.cat([e[s] for e in ends]) for s in setup.sites}).value
+        values = self.run({s: torch.cat([e[s] for e in ends]) for s in setup.sites}).value
+        super().__init__(self.runner.model_values.double().cpu(), *values, group, resamples, seed)
 
     @property
-    def n(self) -> int:
-        """Number of prompts."""
-        return len(self.model)
+    def scale(self) -> Scale:
+        """The numbers alone, without the model."""
+        return Scale(self.model, self.basis, self.empty, self.whole, self.group, self.resamples, self.seed)
 
     def run(self, masks: Masks) -> Outcome:
         """What M masks do to every prompt."""
@@ -106,36 +203,8 @@ class Judge:
         nodes = Nodes.of(self.runner)
         return dict(circuit_of(self.runner, nodes, torch.ones(len(nodes), dtype=torch.bool), {}).masks)
 
-    # -- estimates -----------------------------------------------------------------------------------------------------
-
-    def ratio(self, top: Tensor, bottom: Tensor) -> Estimate:
-        """Sum over sum, with an interval over prompts."""
-        return ratio(top, bottom, self.group, resamples=self.resamples, seed=self.seed)
-
-    def share(self, value: Tensor) -> Estimate:
-        """(value - F(empty)) / (F(M) - F(empty)) for values [N]."""
-        return self.ratio(value - self.empty, self.model - self.empty)
-
-    def mean(self, value: Tensor) -> Estimate:
-        """Mean of [N]."""
-        return mean(value, self.group, resamples=self.resamples, seed=self.seed)
-
-    # -- measurements --------------------------------------------------------------------------------------------------
-
-    def ends_measured(self) -> list[Measurement]:
-        """The raw numbers that do not depend on the circuit, and the faithfulness of all latents alone."""
-        rows = [row("F", self.mean(v), c, "metric") for c, v in (
-            ("model", self.model), ("all nodes", self.whole), ("basis", self.basis), ("empty", self.empty))]
-        return [*rows, row("faithfulness", self.share(self.basis), "basis")]
-
-    def circuits(self, circuits: Sequence[Circuit], name: str, *, sized: bool = False) -> tuple[list[Measurement], Tensor]:
-        """Measurements of each circuit, and F(C) of every prompt [M, N].
-
-        Args:
-            circuits: M of them.
-            name: condition of the measurements.
-            sized: whether to tell them apart by size.
-        """
+    def judge(self, circuits: Sequence[Circuit]) -> list[Judged]:
+        """Each circuit, what is left without it, and itself without its error nodes."""
         on = self.runner.dense(circuits)
         off = {s: 1 - m for s, m in on.items()}
         bare = {s: m.clone() for s, m in on.items()}
@@ -146,23 +215,15 @@ class Judge:
         found = self.run({s: torch.cat([m[s] for m in sets]) for s in on})
         many, out = len(circuits), []
         for index, circuit in enumerate(circuits):
-            bare_value = found.value[2 * many + index] if with_errors else None
-            made = self._one(circuit, name, found[index], found.value[many + index], bare_value)
-            out += [replace(m, site=at(circuit.size())) for m in made] if sized else made
-        return out, found.value[:many]
+            stats = circuit.stats()
+            out.append(Judged(stats["nodes"], stats["errors"], stats["latents"], found[index], found.value[many + index],
+                              found.value[2 * many + index] if with_errors else None))
+        return out
 
-    def _one(self, circuit: Circuit, name: str, found: Outcome, rest: Tensor, bare: Tensor | None) -> list[Measurement]:
-        stats, value = circuit.stats(), found.value
-        counts = {"nodes": stats["nodes"], "error_nodes": stats["errors"], "latents": stats["latents"]}
-        out = [row("F", self.mean(value), name, "metric"), row("faithfulness", self.share(value), name)]
-        out += [] if bare is None else [row("without_errors", self.share(bare), name)]
-        return [*out, row("completeness", self.share(rest), name), row("faithfulness_basis", self.ratio(value, self.basis), name),
-                row("faithfulness_model", self.ratio(value, self.model), name),
-                row("difference", self.mean((value - self.model).abs()), name, "metric"),
-                Measurement("correlation", correlation(value, self.model), self.n, condition=name),
-                row("same_choice", self.mean(((value > 0) == (self.model > 0)).double()), name, "share"),
-                row("same_top_token", self.mean(found.top), name, "share"), row("kl", self.mean(found.kl), name, "nats"),
-                *(Measurement(key, float(count), self.n, condition=name, unit="nodes") for key, count in counts.items())]
+    def circuits(self, circuits: Sequence[Circuit], name: str) -> tuple[list[Measurement], Tensor]:
+        """Measurements of each circuit under the condition `name`, and F(C) of every prompt [M, N]."""
+        found = self.judge(circuits)
+        return [m for judged in found for m in self.measured(judged, name)], torch.stack([j.found.value for j in found])
 
     def subsets(self, circuit: Circuit, name: str, *, draws: int = 8) -> list[Measurement]:
         """Completeness by random subsets: F(C without K) against F(M without K) for random K, for K = nothing and K = C.
@@ -276,6 +337,11 @@ def interpolated(points: Mapping[float, float], grid: Sequence[float] = FRACTION
         gap = above[0] - below[0]
         out.append(below[1] if gap == 0 else below[1] + (above[1] - below[1]) * (p - below[0]) / gap)
     return out
+
+
+def areas_of(points: Mapping[float, float]) -> dict[str, float]:
+    """`areas` of a frontier: share of nodes -> faithfulness, 0 and 1 among the shares."""
+    return areas(FRACTIONS, interpolated(points))
 
 
 def nesting(family: Sequence[Circuit]) -> float:

@@ -16,10 +16,11 @@ from .evaluation import Judge, fill_of, random_like, row
 from .frontier import RANDOM, Frontier
 
 
-def prompts(context: StepContext, config: PromptsConfig, n: int, split: Literal["train", "test"]) -> Batches:
+def prompts(context: StepContext, config: PromptsConfig, n: int, split: Literal["train", "test"],
+            seed: int | None = None) -> Batches:
     """Prompts of the step's task."""
-    return batches(context.model, context.registry.build(config.task), split=split, n=n, batch=config.batch, seed=context.seed,
-                   keep=config.keep)
+    return batches(context.model, context.registry.build(config.task), split=split, n=n, batch=config.batch,
+                   seed=context.seed if seed is None else seed, keep=config.keep)
 
 
 class FindStep(Step[FindConfig]):
@@ -69,7 +70,6 @@ class FrontierStep(Step[FrontierConfig]):
         """Takes `basis`; gives findings."""
         basis = inputs["basis"]
         assert isinstance(basis, Basis)
-        train = prompts(context, self.config, self.config.prompts, "train")
         test = prompts(context, self.config, self.config.held_out, "test")
         with context.progress.task("frontier", unit="stages") as task:
             done: list[str] = []
@@ -79,7 +79,9 @@ class FrontierStep(Step[FrontierConfig]):
                 task.update(len(done), now=line)
 
             metric = context.registry.build(self.config.metric)
-            made = Frontier(self.config, context.registry, context.model, basis, metric, train, test, context.seed, tell)
+            made = Frontier(self.config, context.registry, context.model, basis, metric, test, context.seed, tell)
+            for repetition in range(self.config.seeds):
+                made.add(prompts(context, self.config, self.config.prompts, "train", context.seed + repetition))
             return made.findings()
 
 
