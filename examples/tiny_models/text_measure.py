@@ -1,6 +1,6 @@
 """Measure a text model on held-out documents of `text_data.py`, beside chance and a shuffled control.
 
-    python examples/tiny_models/text_measure.py [CHECKPOINT] [--n 400]
+    python examples/tiny_models/text_measure.py [CHECKPOINT] [--use qwen] [--n 400]
 
 Shapes: B documents, V vocabulary.
 """
@@ -25,9 +25,10 @@ def main() -> None:
     """Print the table as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("checkpoint", nargs="?", default="tiny-qwen3")
+    parser.add_argument("--use", default="qwen", help="the model adapter")
     parser.add_argument("--n", type=int, default=400)
     args = parser.parse_args()
-    print(json.dumps(measure(rb.create("model", "qwen", checkpoint=args.checkpoint), n=args.n), indent=1))
+    print(json.dumps(measure(rb.create("model", args.use, checkpoint=args.checkpoint), n=args.n), indent=1))
 
 
 def measure(model: Any, *, n: int = 400) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
-"""Train the tiny Qwen3-architecture text model on the families of `text_data.py`, measure it, and write the checkpoint.
+"""Train a tiny text model on the families of `text_data.py`, measure it, and write the checkpoint.
 
-    python examples/tiny_models/text_train.py OUT [--seed 0]
+    python examples/tiny_models/text_train.py OUT [--architecture qwen3] [--seed 0]
+
+The architecture is that of Qwen3 or of Llama; data, tokenizer and sizes are the same.
 
 About six minutes of one quiet core. The schedule counts steps, never seconds: the same seed on the same machine and number of
 threads gives the same bytes (sums of floats may differ elsewhere; the data hash must not).
@@ -16,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,15 @@ from text_data import FAMILIES, Document, documents
 from text_measure import measure
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 import reprbasis as rb
@@ -57,28 +67,30 @@ def main() -> None:
     """Train, measure, save."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="qwen3")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps of every stage, to try the recipe")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
-    network = Qwen3ForCausalLM(make_config(tokenizer))
-    look_back(network)
+    network = make_network(args.architecture, tokenizer)
     size = sum(p.numel() for p in network.parameters())
     print(f"{size:,} parameters, {len(tokenizer)} tokens")
     stages = []
-    for index, stage in enumerate(STAGES):
+    for index, stage in enumerate(replace(s, steps=max(1, round(args.share * s.steps))) for s in STAGES):
         found = train(network, tokenizer, stage, seed=args.seed + 1000 * index)
         network.to(torch.bfloat16).save_pretrained(args.out)
         network.float()
         stages.append({**asdict(stage), **found})
     tokenizer.save_pretrained(args.out)
-    note(args.out, {"seed": args.seed, "parameters": size, "stages": stages})
+    adapter = ARCHITECTURES[args.architecture].adapter
+    note(args.out, adapter, {"architecture": args.architecture, "seed": args.seed, "parameters": size, "stages": stages})
 
 
-def note(out: Path, facts: dict[str, Any]) -> None:
+def note(out: Path, adapter: str, facts: dict[str, Any]) -> None:
     """Measure the checkpoint and write down how it was made and what it can do."""
     facts = {"recipe": "examples/tiny_models/text_train.py", **facts,
-             "held_out": measure(rb.create("model", "qwen", checkpoint=str(out)))}
+             "held_out": measure(rb.create("model", adapter, checkpoint=str(out)))}
     text = json.dumps(facts, indent=1)
     (out / "recipe.json").write_text(text + "\n", encoding="utf-8")
     print(text)
@@ -98,17 +110,33 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
                                    chat_template=THINKING_CHATML)
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
-    """The architecture: heads are wider than width / heads, as in Qwen3."""
-    return Qwen3Config(
+@dataclass(frozen=True)
+class Architecture:
+    """Config and network of Transformers, and the name of the model adapter."""
+
+    config: type[PreTrainedConfig]
+    network: type[PreTrainedModel]
+    adapter: str
+
+
+ARCHITECTURES = {"qwen3": Architecture(Qwen3Config, Qwen3ForCausalLM, "qwen"),
+                 "llama": Architecture(LlamaConfig, LlamaForCausalLM, "llama")}
+
+
+def make_network(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Untrained, but for `look_back`. Heads are wider than width / heads, as in Qwen3."""
+    chosen = ARCHITECTURES[architecture]
+    network = chosen.network(chosen.config(
         vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=192, intermediate_size=512, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=512, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4}, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id)
+        pad_token_id=tokenizer.pad_token_id))
+    look_back(network)
+    return network
 
 
 @torch.no_grad()
-def look_back(network: Qwen3ForCausalLM) -> None:
+def look_back(network: PreTrainedModel) -> None:
     """Let heads 0 and 1 of layer 0 begin as heads that attend one and two tokens back.
 
     One dimension of every embedding is the same constant; queries and keys read nothing else, and a query is the key turned
@@ -118,19 +146,21 @@ def look_back(network: Qwen3ForCausalLM) -> None:
     network.model.embed_tokens.weight[:, 0] = 0.1
     key = torch.zeros(1, 1, width)
     key[..., :4] = 1.0  # the quickest rotary frequencies tell neighbours apart best
+    norms = [norm for name in ("q_norm", "k_norm") if (norm := getattr(attention, name, None)) is not None]
+    for norm in norms:
+        norm.weight.fill_(2.0)
+    gain = 1.0 if norms else 1.7  # without norms of queries and keys: logits of the same size
     attention.k_proj.weight[:width] = 0
-    attention.k_proj.weight[:width, 0] = key[0, 0]
+    attention.k_proj.weight[:width, 0] = gain * key[0, 0]
     for head, offset in ((0, 1), (1, 2)):
         cos, sin = network.model.rotary_emb(key, torch.tensor([[-offset]]))
         turned, _ = apply_rotary_pos_emb(key[None], key[None], cos, sin)
         rows = slice(head * width, (head + 1) * width)
         attention.q_proj.weight[rows] = 0
-        attention.q_proj.weight[rows, 0] = turned[0, 0, 0]
-    for norm in (attention.q_norm, attention.k_norm):
-        norm.weight.fill_(2.0)
+        attention.q_proj.weight[rows, 0] = gain * turned[0, 0, 0]
 
 
-def train(network: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage, *, seed: int) -> dict[str, Any]:
+def train(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stage: Stage, *, seed: int) -> dict[str, Any]:
     """One stage: Muon for the matrices of the blocks, AdamW for the rest. Returns what was read and how long it took."""
     blocks = [p for p in network.model.layers.parameters() if p.ndim == 2]
     inside = {id(p) for p in blocks}
