@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprbasis.artifacts.manifest import write_bytes
 from reprbasis.interfaces.reporter import Reporter, RunRecord
+from reprbasis.kits.pages import embed, escape, fill
 
 from .config import HtmlConfig
 from .findings import Saved, saved
@@ -45,17 +44,9 @@ def page(data: Mapping[str, Any]) -> str:
     def read(name: str) -> str:
         return (source / name).read_text("utf-8")
 
-    parts = {"TITLE": _escape(str(data["run"]["name"])), "STYLE": read("report.css"),
+    parts = {"TITLE": escape(str(data["run"]["name"])), "STYLE": read("report.css"),
              "SCRIPT": "\n".join(map(read, SCRIPTS)), "DATA": embed(data)}
-    html = read("template.html")
-    before, *rest = html.split("{{")  # one pass, so that nothing inside a part is taken for a placeholder
-    return before + "".join(parts[name] + tail for name, _, tail in (piece.partition("}}") for piece in rest))
-
-
-def embed(data: Any) -> str:
-    """JSON that can stand inside a script element: ASCII, no `<`, `>` or `&`, and null for what is not finite."""
-    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return fill(read("template.html"), parts)
 
 
 def collect(run: RunRecord) -> dict[str, Any]:
@@ -99,18 +90,3 @@ def _versions(steps: Sequence[Saved]) -> dict[str, str]:
         except PackageNotFoundError:
             out[name] = "not installed"
     return out
-
-
-def _finite(value: Any) -> Any:
-    """The same value with null in place of numbers that JSON does not know, and text in place of other types."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(v) for v in value]
-    return value if value is None or isinstance(value, str | int) else str(value)
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
