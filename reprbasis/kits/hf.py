@@ -64,7 +64,7 @@ class HFAdapter(ModelAdapter[C]):
     named: ClassVar[Mapping[str, Callable[[], Path]]] = {}
     """Checkpoints that come in Python packages: name -> what finds the directory or GGUF file."""
     thinking: ClassVar[tuple[str, str] | None] = ("<think>", "</think>")
-    """Tokens around what a model thinks before it answers; nothing is flagged `thinking` if its tokenizer lacks them."""
+    """As for every model: here two tokens; nothing is flagged `thinking` if the tokenizer lacks them."""
     provides = frozenset({"gradients", "generate", "chat", "weights"})
 
     def __init__(self, config: C) -> None:
@@ -167,7 +167,8 @@ class HFAdapter(ModelAdapter[C]):
         wanted = logits if stop_at is None else "none"
         touched = {*capture, *(e.site for e in edits)}
         first, last = self._span(touched, start, stop_at, wanted)
-        visit = Visitor(batch, frozenset(capture), edits)
+        always = [e for e in self.standing if start is None or e.site != start.site]
+        visit = Visitor(batch, frozenset(capture), [*always, *edits])
         with torch.set_grad_enabled(grad):
             x = self.begin(batch, visit, start)
             if grad and not x.requires_grad:
@@ -192,7 +193,7 @@ class HFAdapter(ModelAdapter[C]):
             raise DataError(f"a prompt has {longest} tokens, the model takes {self.info.max_tokens}", do="shorten it")
 
         def step(batch: TokenBatch, past: Past) -> Tensor:
-            visit = Visitor(batch, frozenset(), edits)
+            visit = Visitor(batch, frozenset(), [*self.standing, *edits])
             x = self._run(visit(_EMBED, self.begin(batch, visit, None)), batch, visit, 0, self.info.n_layers, past)
             return self.head(visit(_FINAL, part(self.network, self.layout.norm)(x))[:, -1])
 

@@ -153,6 +153,10 @@ def _text(model: ModelAdapter[Any], sequence: TokenSequence) -> _Answer:
     control = sequence.flags["special"] & new if "special" in sequence.flags else new & False
     cut = not bool(control.any())
     text = str(model.tokenizer.decode(sequence.ids[new & ~control].tolist(), skip_special_tokens=True))
+    if model.thinking is not None and "thinking" in sequence.flags:
+        begin, end = model.thinking
+        if bool(sequence.flags["thinking"][new][:1].any()) or text.lstrip().startswith(end):
+            text = f"{begin}\n{text}"  # the template's prompt opened the thinking; the dialogue must say so again
     return _Answer(text.rstrip("\ufffd") if cut else text, cut, int(new.sum()))
 
 

@@ -10,6 +10,7 @@ from reprbasis.interfaces.model import Sampling
 from reprbasis.interfaces.tokens import Example, Message
 from reprbasis.kits.hf_generate import generate
 from reprbasis.kits.hf_tokens import Encoder
+from reprbasis.runtime.generate import complete
 from reprbasis.testing.models import CHATML, THINKING_CHATML, tiny_tokenizer
 
 MARKS = ("<think>", "</think>")
@@ -99,3 +100,39 @@ def test_generated_thoughts_are_flagged_as_they_come(tokenizer, opened):
     assert tokenizer.decode(whole.ids[whole.flags["thinking"]]) == "It moved."
     assert tape.seen[1:] == whole.flags["thinking"][new][:-1].tolist(), "edits see the flag of the token just written"
     assert tokenizer.decode(whole.ids[new][whole.flags["assistant"][new]]) == written
+
+
+class Writer:
+    """Writes given tokens under a template whose prompt already opens the thinking."""
+
+    full_name, config, provides, thinking = "test/writer", "writer", frozenset({"generate"}), MARKS
+
+    def __init__(self, folder, written):
+        opened = THINKING_CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n<think>\n' }}")
+        assert opened != THINKING_CHATML
+        self.tokenizer, self.written = tiny_tokenizer(folder, chat_template=opened), written
+        self.encoder = Encoder(self.tokenizer, thinking=MARKS)
+
+    def tokenize(self, examples):
+        return [self.encoder.encode(e, sequence=i, max_tokens=None) for i, e in enumerate(examples)]
+
+    def generate(self, prompts, *, sampling):
+        end = self.tokenizer.eos_token_id
+        tape = Tape([*self.tokenizer.encode(self.written), end], len(self.tokenizer))
+        return generate(tape, None, prompts, sampling, stop={end}, max_tokens=999, pad_id=0, device=torch.device("cpu"),
+                        thinking=self.encoder.marks)
+
+
+@pytest.mark.parametrize(("written", "most", "thought", "answer"), [
+    ("It moved.\n</think>\n\nThere.", 99, "It moved.", "There."), ("</think>\n\nThere.", 99, "", "There."),
+    ("It moved.", 3, None, "")], ids=["thinks", "does-not-think", "is-cut"])
+def test_an_answer_whose_thinking_the_prompt_opened_says_so(tmp_path, written, most, thought, answer):
+    """Else the finished dialogue would take the thought for the answer."""
+    model = Writer(tmp_path, written)
+    [out] = complete(model, [Example(messages=ASKED[:1])], Sampling(max_new=most))
+    assert out.messages[-1].content.startswith("<think>\n")
+    assert out.continue_last == (most == 3)
+    found = parts(model.tokenizer, out)
+    if thought is None:
+        thought = model.tokenizer.decode(model.tokenizer.encode(written)[:most]).strip()
+    assert found == (thought, answer, "Where?")

@@ -27,6 +27,7 @@ class Echo:
 
     full_name, config, provides = "test/echo", "echo", frozenset({"generate"})
     info = SimpleNamespace(revision="1")
+    thinking = None
 
     def __init__(self):
         self.calls = []
