@@ -6,98 +6,140 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common import json_argument, pick_model, print_json, table
 
 if TYPE_CHECKING:
     from ..interfaces.evaluator import Measurement
-    from ..interfaces.tokens import Example
+    from ..sites import Site
 
 DEFAULTS = ("procrustes-pca", "l-ortho", "ridge")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """A, B, --corpus, --site, --aligner, --tokens, --seed, --out, --json."""
+    """A, B, --corpus, --site, --match, --aligner, --anchors, --tokens, --seed, --out, --html, --json."""
     for name in "AB":
         parser.add_argument(name.lower(), metavar=name, help="a checkpoint, or with options: '{use: NAME, option: value}'")
     parser.add_argument("--corpus", metavar="CORPUS", required=True,
                         help="text both read: a corpus by name, or '{use: NAME, option: value}' (of dialogues, the words alone)")
     parser.add_argument("--site", metavar="SITE[:SITE]", action="append", default=[],
                         help="a site of A and of B, or one for both (repeatable; default: three blocks, equal in relative depth)")
+    parser.add_argument("--match", metavar="SITES[/SITES]",
+                        help="choose the site of B for each of these sites of A on validation texts, for example "
+                             "'resid.2::4/resid.*'; judged on further texts")
     parser.add_argument("--aligner", metavar="ALIGNER", action="append", default=[],
                         help=f"a map by name, or '{{use: NAME, option: value}}' (repeatable; default: {', '.join(DEFAULTS)})")
+    parser.add_argument("--anchors", choices=("activations", "vocabulary"), default="activations",
+                        help="fit maps to paired activations, or to unembedding rows of shared tokens (default: activations)")
     parser.add_argument("--tokens", type=int, default=8000, metavar="N",
                         help="paired tokens; a fifth of the texts is held out (default: 8000; a map wants 10 a dimension)")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus and the controls (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="save the maps, DIR/SITE-A__SITE-B__ALIGNER")
+    parser.add_argument("--html", metavar="FILE", help="write a page, too")
     json_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Pair, fit, judge, print."""
+    """Pair, match, fit, judge, print."""
     from ..config.strict_yaml import parse_yaml
     from ..discovery import default_registry
     from ..errors import UserError
 
     if args.tokens < 100:
         raise UserError(f"--tokens {args.tokens} cannot show an alignment", do="pair at least 100 tokens")
+    if args.match and args.site:
+        raise UserError("--match chooses the sites that --site names", do="give one of them")
     registry = default_registry()
-    aligners = [registry.select("aligner", parse_yaml(a, f"--aligner {a}").data) for a in args.aligner or DEFAULTS]
+    selections = [registry.select("aligner", parse_yaml(a, f"--aligner {a}").data) for a in args.aligner or DEFAULTS]
     corpus = registry.select("corpus", parse_yaml(args.corpus, f"--corpus {args.corpus}").data)
+    reporter = registry.build(registry.select("reporter", {"use": "html", "file": Path(args.html).name})) if args.html else None
     chosen = [pick_model(registry, given) for given in (args.a, args.b)]
     infos = [registry.load("model", c.name).describe(c.config) for c in chosen]
-    sites = _sites(args.site, infos)
-
-    import torch
+    sites = None if args.match else _sites(args.site, infos)
+    wanted = [list(dict.fromkeys(s)) for s in zip(*sites, strict=True)] if sites else _candidates(args.match, infos)
 
     from ..artifacts.store import save
     from ..interfaces.corpus import CorpusContext
-    from ..kits.alignment import judge, verdict, without_map
-    from ..runtime.pairs import Coverage, paired
+    from ..kits.alignment import findings, judge_sites, match_layers
+    from ..kits.anchors import vocabulary_rows
+    from ..runtime.pairs import PairedRows, plain
 
     began, models = time.monotonic(), [registry.build(c) for c in chosen]
-    examples = map(_plain, registry.build(corpus).examples(seed=args.seed, context=CorpusContext(models[0])))
-    coverage = Coverage()
-    batches = list(paired(models[0], models[1], examples, [a for a, _ in sites], [b for _, b in sites], tokens=args.tokens,
-                          coverage=coverage))
-    group, tokens = (torch.cat([getattr(b, name) for b in batches]) for name in ("group", "tokens"))
-    held = group % 5 == 4
-    if not bool(held.any()) or bool(held.all()):
-        raise UserError("the text is too short to hold a part out", where=args.corpus, do="give at least five texts")
-    results: list[dict[str, Any]] = []
-    for one, two in sites:
-        a, b = (torch.cat([getattr(batch, side)[site] for batch in batches]) for side, site in (("a", one), ("b", two)))
-        free = without_map(a[held], b[held], group[held], seed=args.seed)
-        for selection in aligners:
-            alignment, found = judge(registry.build(selection), (a[~held], b[~held]), (a[held], b[held]), group[held],
-                                     tokens=tokens[~held], seed=args.seed)
-            name = selection.name.rpartition("/")[2]
-            results.append({"a": str(one), "b": str(two), "aligner": selection.dump(), "name": name, "verdict": verdict(found),
-                            "warning": alignment.details.get("warning"), "measurements": [*found, *free]})
-            if args.out:
-                facts = {**alignment.details, "aligner": selection.dump(), "site_a": str(one), "site_b": str(two),
-                         "model_a": chosen[0].dump(), "model_b": chosen[1].dump(), "coverage": list(coverage.shares())}
-                save(replace(alignment, details=facts), f"{args.out}/{one}__{two}__{name}")
-    head = {"pairs": len(group), "held_out": int(held.sum()), "texts": int(group.max()) + 1,
-            "coverage": list(coverage.shares()), "seconds": time.monotonic() - began}
+    examples = map(plain, registry.build(corpus).examples(seed=args.seed, context=CorpusContext(models[0])))
+    rows = PairedRows.gather(models[0], models[1], examples, *wanted, tokens=args.tokens)
+    aligners = {_name(selections, i): registry.build(s) for i, s in enumerate(selections)}
+    match = None
+    if sites is None:
+        first = next(iter(aligners.values()))
+        match = match_layers(first, rows.a, rows.b, rows.train, rows.validation)
+        sites = list(match.best().items())
+    anchors = None
+    head: dict[str, Any] = {"pairs": len(rows.group), "held_out": int(rows.test.sum()), "texts": int(rows.group.max()) + 1,
+                            "coverage": list(rows.coverage)}
+    if args.anchors == "vocabulary":
+        one, two, shared = vocabulary_rows(*models)
+        anchors, head["shared_tokens"] = (one, two), len(shared.a)
+    judged = judge_sites(aligners, rows, sites, anchors=anchors, seed=args.seed)
+    head["seconds"] = time.monotonic() - began
+    dumps = dict(zip(aligners, (s.dump() for s in selections), strict=True))
+    if args.out:
+        for j in judged:
+            facts = {**j.alignment.details, "aligner": dumps[j.aligner], "site_a": str(j.a), "site_b": str(j.b),
+                     "model_a": chosen[0].dump(), "model_b": chosen[1].dump(), "anchors": args.anchors, **head}
+            save(replace(j.alignment, details={k: v for k, v in facts.items() if k != "seconds"}),
+                 f"{args.out}/{j.a}__{j.b}__{j.aligner}")
+    if reporter is not None:
+        from ..pipeline.present import present
+
+        facts = {"checkpoint": f"{args.a} and {args.b}", "family": f"{infos[0].family} and {infos[1].family}",
+                 "A": args.a, "B": args.b, "d_model": f"{infos[0].d_model} and {infos[1].d_model}"}
+        present(findings(judged, match), Path(args.html).parent, reporter, registry, name=f"{args.a} to {args.b}", model=facts,
+                config={**{k: v for k, v in vars(args).items() if k not in ("command", "html", "json", "out")}, **head},
+                seed=args.seed, writer="reprbasis align", seconds=head["seconds"])
     if args.json:
-        print_json({**head, "results": [{**r, "measurements": [asdict(m) for m in r["measurements"]]} for r in results]})
+        layers = {} if match is None else {"layers": {"a": [str(s) for s in match.a], "b": [str(s) for s in match.b],
+                                                      "cosine": match.cosine.tolist()}}
+        print_json({**head, **layers, "results": [
+            {"a": str(j.a), "b": str(j.b), "aligner": dumps[j.aligner], "name": j.aligner, "verdict": j.verdict,
+             "warning": j.alignment.details.get("warning"), "measurements": [asdict(m) for m in j.measurements]}
+            for j in judged]})
         return 0
-    share_a, share_b = coverage.shares()
-    print(f"{head['pairs']} pairs of {head['texts']} texts ({share_a:.0%} of A's tokens, {share_b:.0%} of B's), "
+    share_a, share_b = rows.coverage
+    words = f", {head['shared_tokens']} shared tokens" if anchors else ""
+    print(f"{head['pairs']} pairs of {head['texts']} texts ({share_a:.0%} of A's tokens, {share_b:.0%} of B's){words}, "
           f"{head['held_out']} held out, {head['seconds']:.1f} s")
-    for result in results:
+    if match is not None:
         print()
-        table(("condition", *_names(result["measurements"])), _rows(result["measurements"]),
-              f"{result['a']} -> {result['b']}, {result['name']}")
-        print(result["verdict"])
-        if result["warning"]:
-            print("warning:", result["warning"])
+        table(("A \\ B", *map(str, match.b)), [(str(s), *(f"{v:.2f}" for v in row)) for s, row in
+                                             zip(match.a, match.cosine.tolist(), strict=True)],
+              f"mean centred cosine on validation texts, {next(iter(aligners))}")
+    for j in judged:
+        print()
+        table(("condition", *_names(j.measurements)), _rows(j.measurements), f"{j.a} -> {j.b}, {j.aligner}")
+        print(j.verdict)
+        if "warning" in j.alignment.details:
+            print("warning:", j.alignment.details["warning"])
+    if args.html:
+        print(f"\n{args.html}")
     return 0
 
 
-def _sites(given: Sequence[str], infos: Sequence[Any]) -> list[tuple[Any, Any]]:
+def _name(selections: Sequence[Any], index: int) -> str:
+    """`ridge`, or `ridge-2` for the second of several."""
+    short = [s.name.rpartition("/")[2] for s in selections]
+    name = short[index]
+    return name if short.count(name) == 1 else f"{name}-{short[:index + 1].count(name)}"
+
+
+def _candidates(given: str, infos: Sequence[Any]) -> list[list[Site]]:
+    """The sites that layers are matched among."""
+    one, _, two = given.partition("/")
+    return [list(info.select(name)) for name, info in zip((one, two or one), infos, strict=True)]
+
+
+def _sites(given: Sequence[str], infos: Sequence[Any]) -> list[tuple[Site, Site]]:
     """The pairs of sites that were asked for, checked against both models."""
     from ..errors import UserError
     from ..sites import Site
@@ -117,13 +159,6 @@ def _sites(given: Sequence[str], infos: Sequence[Any]) -> list[tuple[Any, Any]]:
             pair.append(chosen[0])
         out.append((pair[0], pair[1]))
     return out
-
-
-def _plain(example: Example) -> Example:
-    """The words of a dialogue without any template."""
-    if example.messages is None:
-        return example
-    return replace(example, text="\n\n".join(m.content for m in example.messages), messages=None)
 
 
 def _names(measurements: Sequence[Measurement]) -> list[str]:

@@ -9,9 +9,9 @@ Shapes: T tokens, M matched tokens, A and B widths of the two models.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from ..interfaces.model import ModelAdapter
 from ..interfaces.reporter import Progress, Silent
 from ..interfaces.tokens import Example, TokenBatch, TokenSequence
 from ..sites import Site
+
+FINAL: Final = Site("final")
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,66 @@ def match(a: TokenSequence, b: TokenSequence) -> tuple[Tensor, Tensor, int, int]
             torch.tensor([ends[1][e] for e in common], dtype=torch.long), len(ends[0]), len(ends[1]))
 
 
+@dataclass(frozen=True)
+class PairedRows:
+    """All paired rows of some texts, split by text: three fifths train, one fifth validation, one fifth test.
+
+    Args:
+        a: site of the first model -> [N, A]; b: site of the second -> [N, B].
+        group: [N] index of the text of each row.
+        tokens: [N] token ids of the first model.
+        coverage: share of each model's tokens that found a partner.
+    """
+
+    a: Mapping[Site, Tensor]
+    b: Mapping[Site, Tensor]
+    group: Tensor
+    tokens: Tensor
+    coverage: tuple[float, float]
+
+    @classmethod
+    def gather(cls, model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], examples: Iterable[Example], sites_a: Sequence[Site],
+               sites_b: Sequence[Site], *, tokens: int, **options: Any) -> PairedRows:
+        """Run both models; arguments as those of `paired`. Memory: 4 N (sum of the widths) bytes.
+
+        Raises:
+            DataError: as `paired`, or the text is too short to hold a part out.
+        """
+        coverage = Coverage()
+        found = list(paired(model_a, model_b, examples, sites_a, sites_b, tokens=tokens, coverage=coverage, **options))
+        group, ids = (torch.cat([getattr(b, name) for b in found]) for name in ("group", "tokens"))
+        if len(torch.unique(group)) < 5:
+            raise DataError("the text is too short to hold a part out", do="give at least five texts")
+        a, b = ({s: torch.cat([getattr(batch, side)[s] for batch in found]) for s in dict.fromkeys(sites)}
+                for side, sites in (("a", sites_a), ("b", sites_b)))
+        return cls(a, b, group, ids, coverage.shares())
+
+    @property
+    def train(self) -> Tensor:
+        """[N] bool: rows to fit to while something is chosen on `validation`; afterwards fit to all but `test`."""
+        return self.group % 5 < 3
+
+    @property
+    def validation(self) -> Tensor:
+        """[N] bool: rows to choose by."""
+        return self.group % 5 == 3
+
+    @property
+    def test(self) -> Tensor:
+        """[N] bool: rows to judge by."""
+        return self.group % 5 == 4
+
+
+def plain(example: Example) -> Example:
+    """The words of a dialogue without any template; plain text as it stands."""
+    if example.messages is None:
+        return example
+    return replace(example, text="\n\n".join(m.content for m in example.messages), messages=None)
+
+
 def paired(model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], examples: Iterable[Example], sites_a: Sequence[Site],
            sites_b: Sequence[Site], *, tokens: int, coverage: Coverage | None = None, max_tokens: int = 256, together: int = 8,
-           progress: Progress | None = None) -> Iterator[PairedBatch]:
+           fold: bool = True, progress: Progress | None = None) -> Iterator[PairedBatch]:
     """Run both models over plain texts until `tokens` rows are paired. Cost: one forward of each model to its deepest site.
 
     Args:
@@ -90,6 +149,8 @@ def paired(model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], examples: Ite
         coverage: is counted up, if given.
         max_tokens: longer texts are cut.
         together: texts in one forward.
+        fold: divide `final` by the gain of the final norm, which belongs to the unembedding: a stretch of single coordinates
+            would otherwise pass for a difference of the spaces. (The stream has no gain of its own.)
         progress: where to report.
 
     Raises:
@@ -111,7 +172,7 @@ def paired(model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], examples: Ite
                                 where=strange[0].origin, do="use a corpus of plain text")
             one, two = (m.tokenize(chosen, max_tokens=max_tokens, first=number) for m in (model_a, model_b))
             found = [match(x, y) for x, y in zip(one, two, strict=True)]
-            values = [_run(m, s, wanted, end) for m, s, wanted, end in
+            values = [_run(m, s, wanted, end, fold) for m, s, wanted, end in
                       ((model_a, one, sites_a, ends[0]), (model_b, two, sites_b, ends[1]))]
             rows = torch.cat([torch.full((len(i),), k) for k, (i, *_) in enumerate(found)])
             at = torch.cat([i for i, *_ in found]), torch.cat([j for _, j, *_ in found])
@@ -127,8 +188,16 @@ def paired(model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], examples: Ite
         raise DataError("no token of one model ends where a token of the other does", do="give longer texts")
 
 
-def _run(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], sites: Sequence[Site], end: Site) -> dict[Site, Tensor]:
+def _run(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], sites: Sequence[Site], end: Site,
+         fold: bool) -> dict[Site, Tensor]:
     batch = TokenBatch.pad(sequences, pad_id=model.pad_id).to(model.device)
     with torch.no_grad():
         result = model.forward(batch, capture=sites, stop_at=end)
-    return {s: result.sites[s].float().cpu() for s in sites}
+    return {s: (unfolded(model, result.sites[s]) if fold and s == FINAL else result.sites[s]).float().cpu() for s in sites}
+
+
+def unfolded(model: ModelAdapter[Any], final: Tensor) -> Tensor:
+    """Values of the site `final` [..., D] without the gain of the final norm; coordinates without gain become 0."""
+    gain = model.unembedding().gain.detach().to(final)
+    there = gain.abs() > 1e-6 * gain.abs().max()
+    return torch.where(there, final / torch.where(there, gain, torch.ones_like(gain)), 0.0)

@@ -41,3 +41,14 @@ class UnembeddingConfig(ComponentConfig):
 
     tolerance: float = Field(1e-6, gt=0, lt=1)
     """Singular values below this share of the largest count as zero."""
+
+
+class RelativeConfig(ComponentConfig):
+    """Options of `relative`."""
+
+    anchors: int | None = Field(None, ge=2)
+    """Paired rows that serve as anchors, drawn at random; null: three for each dimension of the wider space."""
+    tolerance: float = Field(0.03, gt=0, lt=1)
+    """Directions in which anchors spread less than this share of their widest spread count as not seen: they map to 0."""
+    seed: int = Field(0, ge=0)
+    """Of the draw."""

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from reprbasis.component import ComponentConfig
 from reprbasis.errors import DataError, ShapeError
-from reprbasis.interfaces.aligner import Aligner, Alignment
+from reprbasis.interfaces.aligner import ENOUGH, Aligner, Alignment
 from reprbasis.kits.moments import PairMoments
 
-from .config import CCAConfig, PlainConfig, ReducedConfig, RidgeConfig, UnembeddingConfig
+from .config import CCAConfig, PlainConfig, ReducedConfig, RelativeConfig, RidgeConfig, UnembeddingConfig
 
 K = TypeVar("K", bound=ComponentConfig)
 
-ENOUGH = 8
-"""Rows for each dimension below which a map fits noise (a true rotation with 10 % noise is found to 7 % at 8, to 48 % at 1)."""
 
 
 class MomentAligner(Aligner[K], Generic[K]):
@@ -226,6 +224,48 @@ def roots(moment: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     return (vectors * less) @ vectors.T, (vectors * values.sqrt()) @ vectors.T
 
 
+class Relative(Aligner[RelativeConfig]):
+    """Through relative representations: a row is what its cosines to m anchors are, and both spaces agree on those.
+
+    With unit anchor rows U_a [m, A], U_b [m, B] a row x becomes r = (x - mean_a) U_aᵀ (its cosines, times its length), and the
+    y of least norm whose own cosines come closest to r is r (U_bᵀ)⁺: a linear map, U_aᵀ (U_bᵀ)⁺ times the ratio of the spreads
+    (Moschella et al. 2023; the way back to a space by the pseudo-inverse: Maiorca et al. 2024). It is a rotation where the
+    spaces are rotated copies, and nothing is fitted to the rows but means, spreads and which anchors are used. A stream is read
+    once; anchors are kept by reservoir sampling.
+    """
+
+    def fit(self, a: Tensor, b: Tensor) -> Alignment:
+        """[N, A], [N, B] -> a map."""
+        return self.fit_stream([(a, b)])
+
+    def fit_stream(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Alignment:
+        """The same from batches; memory is that of the moments and of the anchors."""
+        draw, kept, seen, dtype = torch.Generator().manual_seed(self.config.seed), [], [0], [torch.float32]
+
+        def sampled() -> Iterable[tuple[Tensor, Tensor]]:
+            for a, b in pairs:
+                yield a, b  # checked by whoever takes it
+                dtype[0] = a.dtype
+                most = self.config.anchors or 3 * max(a.shape[1], b.shape[1])
+                keys = torch.rand(len(a), generator=draw, dtype=torch.float64)
+                rows = list(zip(keys.tolist(), range(seen[0], seen[0] + len(a)), a.double(), b.double(), strict=True))
+                kept[:] = sorted([*kept, *rows], key=lambda row: row[:2])[:most]
+                seen[0] += len(a)
+
+        moments = PairMoments.of(sampled()).centred()
+        one, two = (torch.stack([row[i] for row in kept]) - mean for i, mean in ((2, moments.mean_a), (3, moments.mean_b)))
+        one, two = (torch.nn.functional.normalize(rows, dim=-1) for rows in (one, two))
+        spreads = [max(float(m.trace()), 0.0) ** 0.5 for m in (moments.aa, moments.bb)]
+        if min(spreads) <= 0:
+            raise DataError("the rows of a space are all alike: there are no cosines between them", do="give rows that vary")
+        scale = spreads[1] / spreads[0]
+        matrix, inverse = scale * self._through(one, two), self._through(two, one) / scale
+        return finished(moments, matrix, inverse, dtype[0], {"anchors": len(kept), "scale": scale})
+
+    def _through(self, one: Tensor, two: Tensor) -> Tensor:
+        return one.T @ torch.linalg.pinv(two.T, rtol=self.config.tolerance)
+
+
 class Unembedding(MomentAligner[UnembeddingConfig]):
     """The map that gives both models the same logits, from the rows of their unembeddings (tokens both know; no text needed).
 
@@ -235,6 +275,7 @@ class Unembedding(MomentAligner[UnembeddingConfig]):
     """
 
     means = False
+    rows = "unembedding"
 
     def solve(self, moments: PairMoments) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Matrix Mᵀ = S_ab S_bb⁺, and back S_ba S_aa⁺."""

@@ -2,7 +2,7 @@
 
 from reprbasis import Component, hookimpl
 
-from .config import CCAConfig, PlainConfig, ReducedConfig, RidgeConfig, UnembeddingConfig
+from .config import CCAConfig, PlainConfig, ReducedConfig, RelativeConfig, RidgeConfig, UnembeddingConfig
 
 ALIGNERS = (
     ("procrustes", PlainConfig, "Procrustes", {"invertible"}, "The best rotation between two spaces of one width"),
@@ -12,6 +12,7 @@ ALIGNERS = (
     ("affine", PlainConfig, "Affine", set(), "Least squares with a regression of its own for the way back"),
     ("ridge", RidgeConfig, "Ridge", set(), "Ridge regression, penalty chosen by cross-validation"),
     ("cca", CCAConfig, "CCA", set(), "Through canonical variates with shrunk covariances"),
+    ("relative", RelativeConfig, "Relative", set(), "Through cosines to anchors that both spaces share"),
     ("unembedding", UnembeddingConfig, "Unembedding", set(), "The map that equates logits, from unembedding rows alone"),
 )
 

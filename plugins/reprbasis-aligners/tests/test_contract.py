@@ -30,5 +30,9 @@ class TestCCA(AlignerContract):
     name, config = "cca", {"shrinkage": 0.0}
 
 
+class TestRelative(AlignerContract):
+    name = "relative"
+
+
 class TestUnembedding(AlignerContract):
     name, means = "unembedding", False
