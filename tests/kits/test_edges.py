@@ -73,6 +73,26 @@ def test_edges_are_the_jacobian(world):
     assert not dense[t, u, :t].any()  # nothing flows back in time
 
 
+def test_backward_and_forward_derivatives_agree(world):
+    """All edges of a source in one forward derivative (a JVP), against one backward for each target, to 1e-10."""
+    model, basis, batches = world
+    item, (a, b) = batches[0], basis.sites[:2]
+    dense = edges(model, basis, [item], margin(), everything(basis), kind="activation").edges[a, b].to_dense()
+    nodes = Nodes.of(model, basis, item)
+    state, real = nodes.state(a), item.clean.mask[..., None]
+
+    def targets(codes: torch.Tensor) -> torch.Tensor:
+        value = nodes.value(a, codes, state.error)
+        return basis.encode(b, nodes.resume(a, value, stop_at=b, capture=[b], grad=True)[b])
+
+    for u in (1, 7):
+        along = torch.zeros_like(state.codes)
+        along[..., u] = state.codes[..., u]
+        _, change = torch.autograd.functional.jvp(targets, state.codes, along)
+        assert torch.allclose(dense[u, :-1], (change * real).sum((0, 1)) / len(item.clean.ids), rtol=0, atol=1e-10)
+        assert float(dense[u, :-1].abs().max()) > 1e-3
+
+
 def test_places_add_up(world):
     model, basis, batches = world
     places = Places.of("token", batches)

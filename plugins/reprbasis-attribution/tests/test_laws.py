@@ -155,8 +155,12 @@ def test_tokens_that_do_not_differ_score_nothing(worlds):
         assert all(not v[0].any() and v[1:].any() for v in found.nodes.values())
 
 
-def test_protected_tokens_score_nothing(worlds):
-    found = scored("attribution", worlds.linear_world(), margin(), baseline="zero", protect=2, index="token")
+@pytest.mark.parametrize("name", FAITHFUL)
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+def test_protected_tokens_score_nothing(worlds, name, baseline):
+    """V2: exactly 0."""
+    options = {"rounds": 2, "steps": 2} if name == "iterative-ig" else {}
+    found = scored(name, worlds.linear_world(), margin(), baseline=baseline, protect=2, index="token", **options)
     assert all(not v[:2].any() and v[2:].any() for v in found.nodes.values())
 
 

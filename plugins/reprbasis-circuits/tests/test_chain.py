@@ -1,5 +1,7 @@
 """The planted chain (V8) through the finders, and the fast path against the slow one (V14)."""
 
+import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,6 +14,7 @@ import reprbasis as rb
 from reprbasis.kits.circuits import Runner
 from reprbasis.kits.nodes import Means
 from reprbasis.kits.nodes import Nodes as SlowNodes
+from reprbasis.runtime.basis import Basis, Normaliser
 
 COSTS = (0.001, 0.01, 0.1, 0.5)
 
@@ -53,6 +56,26 @@ def test_faithful_and_complete_on_other_prompts(chain):
     assert get["same_choice"].value == 1
     assert {m.name: m.value for m in judge.minimality(found, "circuit")[0]} == {"idle_nodes": 0}
     assert {m.name: m.value for m in judge.subsets(found, "circuit")}["subset_gap"] == pytest.approx(0, abs=0.01)
+
+
+def test_the_ends_of_the_scale(chain):
+    """V11: with no node 0, with every node 1, without any circuit the whole model; with all latents alone F(basis)."""
+    [found] = learn(chain, [0.05], error="node")
+    judge = Judge(chain.model, chain.basis, found.setup, chain.held_out, chain.metric, fill=fill_of(found), resamples=100)
+    none, every = (replace(found, masks={s: torch.full_like(m, on) for s, m in found.masks.items()})
+                   for on in (False, True))
+    latents = replace(every, masks={s: m.clone() for s, m in every.masks.items()})
+    for mask in latents.masks.values():
+        mask[:, -1] = False
+    rows = {name: {m.name: m.value for m in judge.circuits([circuit], name)[0]}
+            for name, circuit in (("none", none), ("every", every), ("latents", latents))}
+    assert rows["none"]["faithfulness"] == pytest.approx(0, abs=1e-12)
+    assert rows["none"]["completeness"] == pytest.approx(1, abs=1e-12)
+    assert rows["every"]["faithfulness"] == pytest.approx(1, abs=1e-12)
+    assert rows["every"]["completeness"] == pytest.approx(0, abs=1e-12)
+    assert rows["latents"]["F"] == pytest.approx(float(judge.basis.mean()), abs=1e-12)
+    assert rows["latents"]["faithfulness_basis"] == pytest.approx(1, abs=1e-12)
+    assert rows["every"]["without_errors"] == pytest.approx(rows["latents"]["faithfulness"], abs=1e-12)
 
 
 def test_costs_in_one_batch_equal_one_by_one(chain):
@@ -128,6 +151,29 @@ def test_fast_path_equals_slow_path(chain, error, ablation):
             run = slow.run(slow.edits(share))
             truth = slow.measure(chain.metric, run)[0]
             assert torch.allclose(value[m], truth, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("model_type", "basis_type", "absolute", "relative"), [
+    (torch.float32, torch.float32, 1e-4, 0.0), (torch.bfloat16, torch.float32, 0.1, 0.02)])
+def test_lower_precision_stays_close(chain, model_type, basis_type, absolute, relative):
+    """V14 in float32, and with a bfloat16 model whose answers' logits are float32."""
+    model = copy.copy(chain.model)
+    model.weights = {k: v.to(model_type) for k, v in chain.model.weights.items()}
+    dictionary = copy.deepcopy(chain.basis.dictionary).to(basis_type)
+    normaliser = Normaliser(chain.basis.normaliser.mean.to(basis_type), chain.basis.normaliser.scale.to(basis_type))
+    basis = Basis(chain.basis.sites, normaliser, dictionary, chain.basis.learner, capabilities=chain.basis.capabilities)
+    setup = learn(chain, [0.05], error="node", steps=3)[0].setup
+    exact, low = (Runner(m, b, setup, chain.batches[:2], chain.metric) for m, b in ((chain.model, chain.basis), (model, basis)))
+    generator = torch.Generator().manual_seed(1)
+    whole = {s: torch.rand(4, len(exact.places), chain.basis.d_dict + 1, generator=generator, dtype=torch.float64)
+             for s in exact.setup.sites}
+    values = []
+    for runner in (exact, low):
+        masks = {s: torch.cat([whole[s][..., c.latents], whole[s][..., -1:]], -1).to(runner.dtype)
+                 for s, c in runner.coders.items()}
+        values.append(runner.values(masks).double())
+    gap = (values[0] - values[1]).abs()
+    assert bool((gap <= absolute + relative * values[0].abs()).all()), float(gap.max())
 
 
 def test_gradients_equal_differences(chain):
