@@ -1,0 +1,1 @@
+"""Steering with the latents of special tokens, measured."""
