@@ -50,16 +50,18 @@ class Figure:
     """A figure as data: reporters draw it.
 
     Args:
-        kind: `line`, `bar`, `heatmap` or `histogram`.
+        kind: `line`, `bar`, `heatmap`, `histogram` or `grid` (a table of words with colours, one series shown at a time).
         title: one line.
         caption: what is seen and how to read it, for a reader who did not make it.
         x: labels or numbers along x.
-        y: for a heatmap the row labels; otherwise unused.
-        series: name -> values ([len(x)]), or for a heatmap one entry with rows of values.
+        y: for a heatmap or grid the row labels; otherwise unused.
+        series: name -> values ([len(x)]); for a heatmap one entry with rows of values; for a grid name -> rows of cells
+            `[text, value, note, mark]`: what stands in it, a number in [0, 1] for its colour, what is told when it is pointed
+            at, and whether it is marked.
         x_label, y_label: axis titles with units.
     """
 
-    kind: Literal["line", "bar", "heatmap", "histogram"]
+    kind: Literal["line", "bar", "heatmap", "histogram", "grid"]
     title: str
     caption: str
     series: Mapping[str, Sequence[Any]]

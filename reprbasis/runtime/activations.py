@@ -166,6 +166,22 @@ class Activations(Artifact):
             part = f.get_slice(str(site))
             return part[rows] if rows is not None else part[:]  # type: ignore[no-any-return]
 
+    def fresh(self) -> Tensor:
+        """[n] rows of the token table that measurements use: neither repeated beginnings nor position 0."""
+        return torch.nonzero(~self.table.repeats & (self.table.positions > 0)).flatten()
+
+    def take(self, site: Site, rows: Tensor) -> Tensor:
+        """[n, D] raw activations of one site at these rows of the token table [n], in storage dtype and in that order."""
+        order = rows.argsort(stable=True)
+        wanted, parts, base = rows[order], [], 0
+        for shard, size in enumerate(self.shards):
+            here = wanted[(wanted >= base) & (wanted < base + size)]
+            if len(here):
+                first, last = int(here[0]) - base, int(here[-1]) - base
+                parts.append(self.read(site, shard, slice(first, last + 1))[here - base - first])
+            base += size
+        return torch.cat(parts)[order.argsort()]
+
     def sequences(self, split: Literal["train", "held-out"], most_tokens: int | None = None) -> list[TokenSequence]:
         """Whole token sequences of a split, in order, to run the model on again; stops before exceeding `most_tokens`."""
         table = self.table if split == "train" else self.held

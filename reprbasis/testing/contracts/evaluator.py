@@ -91,7 +91,7 @@ class EvaluatorContract(ComponentContract):
             assert figure.title.strip()
             assert len(figure.caption.split()) > 3, figure.title
             for name, values in figure.series.items():
-                if figure.kind == "heatmap":
+                if figure.kind in ("heatmap", "grid"):
                     assert [len(row) for row in values] == [len(figure.x)] * len(figure.y), name
                 else:
                     assert len(values) == len(figure.x) - (figure.kind == "histogram"), (figure.title, name)

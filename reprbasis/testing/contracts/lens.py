@@ -5,15 +5,18 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reprbasis.interfaces.lens import Lens
+import reprbasis
+from reprbasis.artifacts.manifest import canonical
+from reprbasis.interfaces.lens import Lens, LensFit
 from reprbasis.sites import Site
 
-from ..toys import LinearModel, contrast_batches, toy_model
+from ..toys import LinearModel, contrast_batches, toy_activations, toy_model
 from .base import ComponentContract
 
 
@@ -23,7 +26,7 @@ class LensContract(ComponentContract):
         class TestLogitLens(LensContract):
             name = "logit"
 
-    A lens that must be trained overrides `make_lens`.
+    A lens that learns is fitted to the activations of all sites of the toy model first.
     """
 
     kind = "lens"
@@ -31,7 +34,12 @@ class LensContract(ComponentContract):
     def make_lens(self, model: LinearModel) -> Lens[Any]:
         """The lens, ready to read this model."""
         lens: Lens[Any] = self.create()
-        return lens
+        return lens.restore(self.fit(model))
+
+    def fit(self, model: LinearModel) -> LensFit:
+        """What the lens learns from activations of every site."""
+        lens: Lens[Any] = self.create()
+        return lens.fit(model, toy_activations(model), model.info.sites, seed=1)
 
     def world(self) -> tuple[LinearModel, Lens[Any], dict[Site, Tensor], Tensor]:
         """A model, the lens, the value of every site on a batch, and the logits."""
@@ -64,6 +72,33 @@ class LensContract(ComponentContract):
             assert torch.equal(lens.read(model, x, site), lens.read(model, x, site)), site
             assert torch.equal(x, before), site
         assert all(torch.equal(p, kept[name]) for name, p in model.parameters().items())
+
+    def test_what_is_learned_survives_saving(self, tmp_path: Path) -> None:
+        """Learned twice it is the same, and saved, loaded and restored it reads the same.
+
+        If it fails, seed every draw by `seed`, and keep in the fit all that `read` needs.
+        """
+        model, lens, values, _ = self.world()
+        one, two = self.fit(model), self.fit(model)
+        assert canonical(one.facts()) == canonical(two.facts())
+        assert one.values.keys() == two.values.keys()
+        assert all(torch.equal(v, two.values[k]) for k, v in one.values.items())
+        loaded = reprbasis.load(reprbasis.save(one, tmp_path / "fit"))
+        assert isinstance(loaded, LensFit)
+        again: Lens[Any] = self.create().restore(loaded)
+        assert all(torch.equal(again.read(model, x, s), lens.read(model, x, s)) for s, x in values.items())
+
+    def test_directions_have_no_scale(self) -> None:
+        """[K, D] -> [K, V], centred over the vocabulary, the same for a direction of any length. If it fails, bring rows to one
+        length before they are read, or leave `read_directions` as it is.
+        """
+        model, lens, values, _ = self.world()
+        rows = torch.randn(3, model.info.d_model, generator=torch.Generator().manual_seed(0))
+        for site in values:
+            found = lens.read_directions(model, rows, site)
+            assert found.shape == (3, model.info.vocab), site
+            assert float(found.mean(-1).abs().max()) < 1e-4, site
+            assert torch.allclose(lens.read_directions(model, 5 * rows, site), found, atol=1e-4), site
 
     def test_reading_can_be_differentiated(self) -> None:
         """Gradients flow to the activations. If it fails, remove `no_grad` and `detach`: the caller decides."""

@@ -31,7 +31,9 @@ def findings() -> Findings:
         [Figure("line", "Line", "", {"a": [1.0, math.nan], "b": [2.0, 3.0]}, [0, 1]),
          Figure("bar", HOSTILE, HOSTILE, {}),
          Figure("heatmap", "Heat", "", {"v": [[0.0, math.nan], [1.0, 0.5]]}, ["x", "y"], ["r", "s"]),
-         Figure("histogram", "Counts", "", {"n": [1, 2]}, [0.0, 1.0, 2.0])],
+         Figure("histogram", "Counts", "", {"n": [1, 2]}, [0.0, 1.0, 2.0]),
+         Figure("grid", "Words", "", {"a": [[[HOSTILE, 0.5, HOSTILE, True], ["", math.nan, "", False]]],
+                                      "b": [[["x", 1.0, "y", False]] * 2]}, [HOSTILE, "y"], ["r"])],
         [card], [HOSTILE])
 
 

@@ -1,0 +1,1 @@
+"""Lenses, and what they say about a model."""
