@@ -462,3 +462,12 @@ class _Rebuild:
     def __call__(self, x: Tensor, batch: TokenBatch) -> Tensor:
         new = self.basis.decode(self.site, self.basis.encode(self.site, x)).to(x.dtype)
         return torch.where((self.rows >= 0)[..., None], new, x)
+
+
+def fill_of(circuit: Circuit) -> Means | None:
+    """The values of ablated nodes that a circuit carries; None if it carries none."""
+    if not circuit.fill:
+        return None
+    rows, setup = len(next(iter(circuit.fill.values()))), circuit.setup
+    places = Places("role", setup.roles) if setup.index == "role" else Places("token", tuple(map(str, range(rows))))
+    return Means(places, circuit.fill, circuit.error_fill, torch.ones(rows))

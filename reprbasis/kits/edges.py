@@ -58,7 +58,7 @@ def edges(model: ModelAdapter[Any], basis: Basis, batches: Sequence[ContrastBatc
         `row_effect`, the largest true change of a target (integrated: of its pre-activation; effect: times dm/dz) when all of a
         takes its baseline, and `row_residual`, the largest difference from it of the sum over all sources, in or out of the
         circuit; for `effect` also `explained`, the share of the first-order scores of the sources that runs through the
-        targets.
+        targets. In `details["received"]["a>b"]`: [row, latent, amount] for every target, what all sources together give it.
 
     Cost of a batch: 2 forwards (`effect`: and 1 forward and backward), and for each pair of sites N forwards and N V backwards
     of the segment between them (N = 1 but for `integrated`).
@@ -87,7 +87,8 @@ def edges(model: ModelAdapter[Any], basis: Basis, batches: Sequence[ContrastBatc
     details = {"kind": kind, "metric": metric.full_name or type(metric).__name__, "n": n, "index": at.kind, "rows":
     list(at.names),
                "steps": steps if kind == "integrated" else 1,
-               "checks": {f"{a}>{b}": part.checks(n, kind) for (a, b), part in sums.items()}}
+               "checks": {f"{a}>{b}": part.checks(n, kind) for (a, b), part in sums.items()},
+               "received": {f"{a}>{b}": part.received(n, masks[b]) for (a, b), part in sums.items()}}
     return ScoreTable({}, found, details)
 
 
@@ -104,6 +105,10 @@ class _Sums:
 
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(self.edges + other.edges, self.through + other.through, self.change + other.change, self.whole + other.whole)
+
+    def received(self, n: int, targets: Tensor) -> list[list[float]]:
+        """See `edges`."""
+        return [[*where, float(value) / n] for where, value in zip(targets.nonzero().tolist(), self.through, strict=True)]
 
     def checks(self, n: int, kind: EdgeKind) -> dict[str, float]:
         """See `edges`."""

@@ -24,11 +24,12 @@ from reprbasis.interfaces.evaluator import Measurement
 from reprbasis.interfaces.finder import Circuit
 from reprbasis.interfaces.scorer import ContrastBatch, ScoreTable
 from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.circuits import fill_of
 from reprbasis.kits.edges import edges
 from reprbasis.kits.nodes import Means
 from reprbasis.sites import Site
 
-from .evaluation import Judge, fill_of, row
+from .evaluation import Judge, row
 
 
 def edge_faithfulness(judge: Judge, circuit: Circuit, train: Sequence[ContrastBatch], sizes: Sequence[int],

@@ -30,7 +30,7 @@ from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.kits.circuits import Runner
 from reprbasis.kits.intervals import Estimate, mean, ratio
-from reprbasis.kits.nodes import Means, Places
+from reprbasis.kits.nodes import Means
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
@@ -90,7 +90,7 @@ class Scale:
         basis: with all latents and no errors.
         empty: without any node.
         whole: with every node.
-        group: [N] prompts with the same tokens have one number; they are drawn together.
+        group: [N] prompts with the same tokens (and images) have one number; they are drawn together.
         resamples, seed: of the bootstrap.
     """
 
@@ -168,7 +168,7 @@ class Judge(Scale):
         self.runner = Runner(model, basis, setup, batches, metric, fill=fill, latents="all", whole=True)
         self.rows = rows
         names: dict[tuple[int, ...], int] = {}
-        prompts = [tuple(row.tolist()) for item in batches for row in item.clean.ids.cpu()]
+        prompts = [tuple(row.tolist()) for item in batches for row in item.clean.shown().cpu()]
         group = torch.tensor([names.setdefault(p, len(names)) for p in prompts])
         ends = [self.runner.full(latents=a, errors=b) for a, b in ((True, False), (False, False), (True, True))]
         values = self.run({s: torch.cat([e[s] for e in ends]) for s in setup.sites}).value
@@ -300,15 +300,6 @@ def correlation(a: Tensor, b: Tensor) -> float:
     a, b = a - a.mean(), b - b.mean()
     size = float((a.square().sum() * b.square().sum()).sqrt())
     return float((a * b).sum()) / size if size > 0 else 0.0
-
-
-def fill_of(circuit: Circuit) -> Means | None:
-    """The values of ablated nodes that a circuit carries; None if it carries none."""
-    if not circuit.fill:
-        return None
-    rows, setup = len(next(iter(circuit.fill.values()))), circuit.setup
-    places = Places("role", setup.roles) if setup.index == "role" else Places("token", tuple(map(str, range(rows))))
-    return Means(places, circuit.fill, circuit.error_fill, torch.ones(rows))
 
 
 def areas(fractions: Sequence[float], values: Sequence[float]) -> dict[str, float]:

@@ -20,11 +20,12 @@ from reprbasis.interfaces.finder import Circuit, CircuitFinder, Setup
 from reprbasis.interfaces.metric import Metric
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
+from reprbasis.kits.circuits import fill_of
 from reprbasis.registry import Registry
 from reprbasis.runtime.basis import Basis
 
 from .config import FrontierConfig, NodesConfig, ThresholdConfig
-from .evaluation import Judge, Judged, Masks, Outcome, Scale, areas_of, at, fill_of, nesting, random_like, row
+from .evaluation import Judge, Judged, Masks, Outcome, Scale, areas_of, at, nesting, random_like, row
 from .nodes import Nodes, circuit, prepare
 from .threshold import ThresholdFinder
 

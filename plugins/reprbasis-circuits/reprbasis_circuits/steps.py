@@ -7,12 +7,13 @@ from reprbasis.interfaces.evaluator import Figure, Findings, Measurement
 from reprbasis.interfaces.finder import Circuit
 from reprbasis.interfaces.scorer import ScoreTable
 from reprbasis.interfaces.step import Step, StepContext
+from reprbasis.kits.circuits import fill_of
 from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.batches import Batches, batches
 
 from .config import FaithfulnessConfig, FindConfig, FrontierConfig, PromptsConfig
 from .edges import edge_faithfulness
-from .evaluation import Judge, fill_of, random_like, row
+from .evaluation import Judge, random_like, row
 from .frontier import RANDOM, Frontier
 
 

@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from reprbasis_circuits.evaluation import Judge, fill_of
+from reprbasis_circuits.evaluation import Judge
 from reprbasis_circuits.mask import _Task as MaskTask
 from reprbasis_circuits.nodes import Nodes, prepare
 
 import reprbasis as rb
-from reprbasis.kits.circuits import Runner
+from reprbasis.kits.circuits import Runner, fill_of
 from reprbasis.kits.nodes import Means
 from reprbasis.kits.nodes import Nodes as SlowNodes
 from reprbasis.runtime.basis import Basis, Normaliser

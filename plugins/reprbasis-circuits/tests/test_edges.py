@@ -2,10 +2,11 @@
 
 import pytest
 from reprbasis_circuits.edges import edge_faithfulness
-from reprbasis_circuits.evaluation import Judge, fill_of
+from reprbasis_circuits.evaluation import Judge
 
 import reprbasis as rb
 from reprbasis.errors import UserError
+from reprbasis.kits.circuits import fill_of
 
 
 def find(chain, **options):
