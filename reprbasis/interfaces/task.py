@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .base import C, Configured
-from .tokens import Example
+from .tokens import Example, TokenSequence
 
 Split = Literal["train", "validation", "test"]
 
@@ -48,3 +48,10 @@ class Task(Configured[C]):
 
         Positions (roles) count what the tokenizer puts before a text, as `tokenizer(text)` does.
         """
+
+    def locate(self, pair: ContrastPair, clean: TokenSequence) -> Mapping[str, tuple[int, ...]]:
+        """Roles of a pair in its clean prompt as a model has tokenised it: by default those that the pair states.
+
+        A task overrides it if its roles depend on the model, as the tokens of an image do.
+        """
+        return pair.roles

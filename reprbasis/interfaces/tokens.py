@@ -109,6 +109,7 @@ class TokenBatch:
         flags: name -> [B, T] bool; see `TokenSequence.flags`.
         extra: further model inputs: the entries of all sequences one after the other, row by row.
         owners: name of an extra -> [n, 2] batch row and segment of each of its entries.
+        contents: [B, T] int64, see `TokenSequence.contents`; None: the ids.
     """
 
     ids: Tensor
@@ -119,6 +120,7 @@ class TokenBatch:
     flags: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     owners: Mapping[str, Tensor] = field(default_factory=dict)
+    contents: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,6 +137,10 @@ class TokenBatch:
         found = self.flags.get(name)
         return torch.zeros_like(self.mask) if found is None else found
 
+    def shown(self) -> Tensor:
+        """[B, T] what each token shows: two rows with equal numbers hold the same prompt, images included."""
+        return self.ids if self.contents is None else self.contents
+
     def last(self) -> Tensor:
         """[B] index of the last real token of each row."""
         steps = torch.arange(self.ids.shape[1], device=self.ids.device)
@@ -145,7 +151,8 @@ class TokenBatch:
         def move(d: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {k: v.to(device) for k, v in d.items()}
         return TokenBatch(self.ids.to(device), self.mask.to(device), self.positions.to(device), self.segments.to(device),
-                          self.sequences.to(device), move(self.flags), move(self.extra), move(self.owners))
+                          self.sequences.to(device), move(self.flags), move(self.extra), move(self.owners),
+                          None if self.contents is None else self.contents.to(device))
 
     def take(self, rows: Tensor) -> TokenBatch:
         """The batch made of these rows, [n] indices in any order, also several times the same."""
@@ -156,7 +163,8 @@ class TokenBatch:
             place = torch.repeat_interleave(torch.tensor([len(f) for f in found], device=kept.device))
             extra[name], owners[name] = self.extra[name][kept], torch.stack([place, owner[kept, 1]], dim=1)
         return TokenBatch(self.ids[rows], self.mask[rows], self.positions[rows], self.segments[rows], self.sequences[rows],
-                          {k: v[rows] for k, v in self.flags.items()}, extra, owners)
+                          {k: v[rows] for k, v in self.flags.items()}, extra, owners,
+                          None if self.contents is None else self.contents[rows])
 
     @classmethod
     def pad(cls, sequences: Sequence[TokenSequence], *, pad_id: int = 0, side: Literal["left", "right"] = "right",
@@ -199,12 +207,15 @@ class TokenBatch:
         owners = torch.full(size, -1, dtype=torch.long)
         names = {name for row in table for s in row for name in s.flags}
         flags = {name: torch.zeros(size, dtype=torch.bool) for name in sorted(names)}
+        contents = ids.clone() if any(s.contents is not None for row in table for s in row) else None
         for b, row in enumerate(table):
             at = size[1] - sum(map(len, row)) if side == "left" else 0
             for index, s in enumerate(row):
                 span = slice(at, at + len(s))
                 ids[b, span], positions[b, span] = s.ids, torch.arange(len(s))
                 segments[b, span], owners[b, span] = index, s.sequence
+                if contents is not None:
+                    contents[b, span] = s.ids if s.contents is None else s.contents
                 for name, value in s.flags.items():
                     flags[name][b, span] = value
                 at += len(s)
@@ -217,4 +228,4 @@ class TokenBatch:
                                 do="batch sequences whose images are prepared to one size")
             extra[name] = torch.cat([value for *_, value in held])
             origin[name] = torch.tensor([(b, i) for b, i, value in held for _ in range(len(value))]).view(-1, 2)
-        return cls(ids, segments != PAD_SEGMENT, positions, segments, owners, flags, extra, origin)
+        return cls(ids, segments != PAD_SEGMENT, positions, segments, owners, flags, extra, origin, contents)

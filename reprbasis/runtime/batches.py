@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from ..interfaces.tokens import TokenBatch, TokenSequence
 
 log = logging.getLogger(__name__)
 Keep = Literal["all", "choice", "top1"]
+_Locate = Callable[[ContrastPair, TokenSequence], Mapping[str, tuple[int, ...]]]
 ALL_CASES = "all"
 
 
@@ -90,7 +91,8 @@ def batches(model: ModelAdapter[Any], task: Task[Any] | Iterable[ContrastPair], 
     seen: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     rows: list[_Row] = []
-    for row, good in _filtered(model, _rows(model, source), batch, keep):
+    locate = task.locate if isinstance(task, Task) else None
+    for row, good in _filtered(model, _rows(model, source, locate), batch, keep):
         seen.update((ALL_CASES, row.case))
         if good:
             kept.update((ALL_CASES, row.case))
@@ -139,10 +141,11 @@ class _Row:
         return len(self.clean), self.corrupt is None, tuple(sorted((k, tuple(v)) for k, v in self.pair.roles.items()))
 
 
-def _rows(model: ModelAdapter[Any], source: Iterable[ContrastPair]) -> Iterator[_Row]:
+def _rows(model: ModelAdapter[Any], source: Iterable[ContrastPair], locate: _Locate | None) -> Iterator[_Row]:
     for pair in source:
         sides = [pair.clean] if pair.corrupt is None else [pair.clean, pair.corrupt]
         clean, *other = model.tokenize(sides)
+        pair = pair if locate is None else replace(pair, roles=locate(pair, clean))
         if other and len(other[0]) != len(clean):
             raise DataError(f"pair '{pair.key}' has {len(clean)} clean and {len(other[0])} corrupted tokens",
                             do="a task must give sides of equal length; keep fillers with as many tokens as their partner")

@@ -107,7 +107,7 @@ def _logits(model: ModelAdapter[Any], pairs: Sequence[ContrastPair], size: int) 
 
 
 def _prompt(example: Example) -> tuple[Any, ...]:
-    return example.text, example.messages
+    return example.text, example.messages, tuple(i.tobytes() if hasattr(i, "tobytes") else str(i) for i in example.images)
 
 
 def _values(pairs: Sequence[ContrastPair], clean: Tensor, corrupt: Tensor, group: Tensor, seed: int) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ class TaskContract(ComponentContract):
             if pair.corrupt is not None:
                 clean, corrupt = (self.tokens(e, tokenizer) for e in (pair.clean, pair.corrupt))
                 assert len(clean) == len(corrupt), pair.key
-                assert clean.ids.tolist() != corrupt.ids.tolist(), f"{pair.key}: both sides are the same prompt"
+                a, b = ((s.ids if s.contents is None else s.contents).tolist() for s in (clean, corrupt))
+                assert a != b, f"{pair.key}: both sides are the same prompt"
 
     def test_contrast_is_declared(self) -> None:
         """`contrast` stands in the declaration exactly when every pair has a corrupted side and wrong answers."""
@@ -75,10 +76,10 @@ class TaskContract(ComponentContract):
 
     def test_splits_share_no_prompt(self) -> None:
         """No prompt of one split is in another, so that nothing is tested on what it was found on."""
-        seen: dict[tuple[Any, Any], str] = {}
+        seen: dict[tuple[Any, ...], str] = {}
         for split in SPLITS:
             for pair in self.draw(split):
-                prompt = (pair.clean.text, pair.clean.messages)
+                prompt = (pair.clean.text, pair.clean.messages, tuple(map(str, pair.clean.images)))
                 assert seen.setdefault(prompt, split) == split, f"a prompt is in {seen[prompt]} and in {split}: {prompt}"
 
     def test_answers_are_token_ids(self) -> None:
@@ -93,8 +94,9 @@ class TaskContract(ComponentContract):
         """Roles point at tokens of the prompt. If it fails, count positions in tokens after the template is applied."""
         tokenizer = self.tokenizer()
         for pair in self.draw(tokenizer=tokenizer):
-            length = len(self.tokens(pair.clean, tokenizer))
-            assert all(0 <= at < length for where in pair.roles.values() for at in where), (pair.key, dict(pair.roles))
+            clean = self.tokens(pair.clean, tokenizer)
+            roles = self.create().locate(pair, clean)
+            assert all(0 <= at < len(clean) for where in roles.values() for at in where), (pair.key, dict(roles))
 
     def test_meta_is_json(self) -> None:
         """Slot values are stored with results. If it fails, put strings and numbers into `meta`."""
