@@ -5,7 +5,7 @@ Shapes: T tokens of a sequence, F frames (parts of images shown one after the ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -68,6 +68,32 @@ def context(activations: Activations, basis: Basis, tokenizer: Any, at: int, sit
     special = table.flags.get("special")
     return Context([tokenizer.decode([int(i)]) for i in table.ids[shown]], [round(float(v), 3) for v in values],
                    int((shown == at).nonzero()), str(site), sequence, [] if special is None else special[shown].tolist(), picture)
+
+
+def distinct(activations: Activations, basis: Basis, tokenizer: Any, latent: int, ranked: Iterable[tuple[int, Site]], *,
+             most: int, window: int = 12) -> list[Context]:
+    """The first contexts of a ranking that differ: no two with the same tokens up to the peak, at most two of one sequence.
+
+    Args:
+        activations, basis, tokenizer, latent, window: see `context`.
+        ranked: rows of `activations.table` and the site where the latent is read, best first.
+        most: contexts to give.
+    """
+    table = activations.table
+    chosen: list[Context] = []
+    seen: set[tuple[int, ...]] = set()
+    per_sequence: dict[int, int] = {}
+    for at, site in ranked:
+        if len(chosen) == most:
+            break
+        sequence = int(table.sequences[at])
+        heard = tuple(table.shown[max(at - 5, _span(table, at).start):at + 1].tolist())
+        if heard in seen or per_sequence.get(sequence, 0) >= 2:
+            continue
+        seen.add(heard)
+        per_sequence[sequence] = per_sequence.get(sequence, 0) + 1
+        chosen.append(context(activations, basis, tokenizer, at, site, latent, window=window))
+    return chosen
 
 
 def _span(table: TokenTable, at: int) -> slice:

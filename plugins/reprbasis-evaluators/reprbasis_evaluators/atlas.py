@@ -24,7 +24,8 @@ from reprbasis.interfaces.evaluator import (
     Measurement,
 )
 from reprbasis.interfaces.reporter import Progress, Silent
-from reprbasis.kits.contexts import context
+from reprbasis.kits.cards import promoted
+from reprbasis.kits.contexts import distinct
 from reprbasis.kits.controls import untrained
 from reprbasis.runtime.activations import Activations
 from reprbasis.runtime.basis import Basis
@@ -169,14 +170,7 @@ class Atlas(Evaluator[AtlasConfig]):
         """What a person sees of each latent."""
         basis, out = inputs.basis, []
         contexts = self.contexts(inputs, found, latents)
-        rows = basis.dictionary.directions()
-        assert rows is not None  # the component requires an affine decoder
-        way_out = inputs.model.unembedding()
-        weight = way_out.weight.float() * way_out.gain.float()
-        # reading a direction at the last stream site: divide by that site's scale, which changes no ranking, so leave it out
-        logits = rows[list(latents)] @ (weight - weight.mean(0)).T
-        best, worst = logits.topk(self.config.promoted, dim=1), logits.topk(self.config.promoted, dim=1, largest=False)
-        decode = inputs.model.tokenizer.decode
+        said = promoted(inputs.model, basis, latents, self.config.promoted)
         effective = _effective(found.total)
         for row, k in enumerate(latents):
             share = found.total[:, k] / found.total[:, k].sum().clamp_min(1e-12)
@@ -190,35 +184,20 @@ class Atlas(Evaluator[AtlasConfig]):
                 rate=float(found.count[:, k].sum()) / (found.tokens * len(basis.sites)),
                 sites={str(s): round(float(share[i]), 5) for i, s in enumerate(basis.sites) if share[i] > 5e-4},
                 contexts=contexts[k],
-                promoted=[(decode([int(i)]), float(v)) for v, i in zip(best.values[row], best.indices[row], strict=True)],
-                suppressed=[(decode([int(i)]), float(v)) for v, i in zip(worst.values[row], worst.indices[row], strict=True)],
+                promoted=said[row][0], suppressed=said[row][1],
                 histogram=(edges, bins[low:high + 1].tolist()),
                 notes={"effective_sites": float(effective[k])}))
         return out
 
     def contexts(self, inputs: EvaluationInputs, found: Census, latents: Sequence[int]) -> dict[int, list[Context]]:
         """Top contexts of each latent, no two with the same tokens up to the peak and at most two of one sequence."""
-        activations, basis, table = inputs.activations, inputs.basis, inputs.activations.table
-        bounds = dict(table.spans())
-        out: dict[int, list[Context]] = {}
+        basis, out = inputs.basis, {}
         with inputs.progress.task("contexts", total=len(latents), unit="features") as task:
             for done, k in enumerate(latents):
-                chosen: list[Context] = []
-                seen: set[tuple[int, ...]] = set()
-                per_sequence: dict[int, int] = {}
-                for c in range(CANDIDATES):
-                    if len(chosen) == self.config.contexts or found.top[c, k] <= 0:
-                        break
-                    at, site = int(found.token[c, k]), basis.sites[int(found.site[c, k])]
-                    sequence = int(table.sequences[at])
-                    span = bounds[sequence]
-                    heard = tuple(table.shown[max(at - 5, span.start):at + 1].tolist())
-                    if heard in seen or per_sequence.get(sequence, 0) >= 2:
-                        continue
-                    seen.add(heard)
-                    per_sequence[sequence] = per_sequence.get(sequence, 0) + 1
-                    chosen.append(context(activations, basis, inputs.model.tokenizer, at, site, k, window=self.config.window))
-                out[int(k)] = chosen
+                ranked = [(int(found.token[c, k]), basis.sites[int(found.site[c, k])]) for c in range(CANDIDATES)
+                          if found.top[c, k] > 0]
+                out[int(k)] = distinct(inputs.activations, basis, inputs.model.tokenizer, k, ranked, most=self.config.contexts,
+                                       window=self.config.window)
                 task.update(done + 1)
         return out
 
