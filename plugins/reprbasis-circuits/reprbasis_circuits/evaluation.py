@@ -30,7 +30,7 @@ from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.kits.circuits import Runner
 from reprbasis.kits.intervals import Estimate, mean, ratio
-from reprbasis.kits.nodes import Means, Places
+from reprbasis.kits.nodes import Means
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
@@ -300,15 +300,6 @@ def correlation(a: Tensor, b: Tensor) -> float:
     a, b = a - a.mean(), b - b.mean()
     size = float((a.square().sum() * b.square().sum()).sqrt())
     return float((a * b).sum()) / size if size > 0 else 0.0
-
-
-def fill_of(circuit: Circuit) -> Means | None:
-    """The values of ablated nodes that a circuit carries; None if it carries none."""
-    if not circuit.fill:
-        return None
-    rows, setup = len(next(iter(circuit.fill.values()))), circuit.setup
-    places = Places("role", setup.roles) if setup.index == "role" else Places("token", tuple(map(str, range(rows))))
-    return Means(places, circuit.fill, circuit.error_fill, torch.ones(rows))
 
 
 def areas(fractions: Sequence[float], values: Sequence[float]) -> dict[str, float]:
