@@ -29,6 +29,8 @@ from .sweep import Bench, Limits, sweep
 
 SPECIAL, LATENT, DIRECTION = "special", "random latent", "random direction"
 UNSTEERED = "unsteered"
+SAMPLE = 2048
+"""Tokens on which a latent must fire to be drawn as a control."""
 SCORES = {"ce": "nats", "repetition": "share", "follow": "share", "kl": "nats"}
 CAPTIONS = {
     "ce": "Loss of the steered answers under the unsteered model: how strange they are to it. Dotted at the left: no steering.",
@@ -47,7 +49,7 @@ class Steering(Evaluator[SteeringConfig]):
         site = self._site(inputs)
         ranking = rank(basis, inputs.activations, site, dialogues=config.dialogues, first_position=config.first_position)
         bench = Bench(inputs.model, load_prompts(config.prompts, config.max_prompts), max_new=config.max_new)
-        directions = self._directions(basis, site, ranking, inputs.seed)
+        directions = self._directions(inputs, site, ranking)
         limits, length = Limits(config.max_ce, config.max_repetition, config.max_failures), scale(inputs.activations, site)
         sweeps = {}
         with inputs.progress.task("steer", total=len(directions), unit="directions") as task:
@@ -70,13 +72,14 @@ class Steering(Evaluator[SteeringConfig]):
                             do="name one, for example resid.14")
         return chosen[0]
 
-    def _directions(self, basis, site, ranking, seed):
+    def _directions(self, inputs, site, ranking):
         """(kind, which) -> unit vector [D]."""
-        generator = torch.Generator().manual_seed(seed)
+        basis, generator = inputs.basis, torch.Generator().manual_seed(inputs.seed)
         rows = normalize(basis.directions(site).float(), dim=1)
+        fires = (basis.encode(site, inputs.activations.read(site, 0, slice(1, SAMPLE)).float()) > 0).any(0)
         order = ranking.overall.argsort(descending=True)
         alive = order[max(len(order) // 10, self.config.latents):]
-        alive = alive[ranking.overall[alive] > 0] if bool((ranking.overall[alive] > 0).any()) else alive
+        alive = alive[fires[alive]]
         others = alive[torch.randperm(len(alive), generator=generator)[:self.config.random_latents]]
         noise = normalize(torch.randn(self.config.random_directions, rows.shape[1], generator=generator), dim=1)
         return ({(SPECIAL, k): rows[k] for k in ranking.top(self.config.latents)}
