@@ -235,6 +235,7 @@ class LinearModel(ModelAdapter[ToyModelConfig]):
         if start is not None and start.site.name not in ("embed", "resid"):
             raise SiteError(f"a forward cannot start from '{start.site}'", do="start from embed or resid.L")
         seen: dict[Site, Tensor] = {}
+        edits = [*(e for e in self.standing if start is None or e.site != start.site), *edits]
 
         def visit(site: Site, x: Tensor) -> Tensor:
             for edit in edits:

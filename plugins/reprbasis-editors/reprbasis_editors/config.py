@@ -35,10 +35,13 @@ class SearchConfig(ComponentConfig):
     """Trials at most, of a forward each over the prompts to change and the texts to keep."""
     keep_tokens: int = Field(64, ge=1)
     """Tokens of each text to keep that are used."""
+    folds: int = Field(1, ge=1)
+    """The strength is searched on prompts left out of the fit, in so many turns; prompts of one layout (template) stay together.
+    1, or where there is one batch alone: on the prompts fitted."""
 
 
 class LocalConfig(SearchConfig):
-    """Options of `ridge`."""
+    """Options of editors that change what components write."""
 
     components: tuple[ComponentName, ...] = ()
     """Which heads (`head.23.3`) and MLPs (`mlp.20`) are edited; none: chosen by what they write along the contrast, in context,
@@ -50,6 +53,13 @@ class LocalConfig(SearchConfig):
     aim: Literal["forget", "push"] = "forget"
     """`forget`: strength 1 takes away what the component writes along the contrast, and no more; `push`: strength 1 writes one
     unit against it."""
+    at: str = "answer"
+    """Where the component's input is read: `answer`, the token whose logits give it, or a role of the task (its last token)."""
+    near: int = Field(0, ge=0)
+    """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held each
+    for itself and not only in the mean over all tokens."""
+    near_weight: float = Field(1.0, gt=0)
+    """Weight of each of them."""
 
 
 class RidgeConfig(LocalConfig):
@@ -81,3 +91,23 @@ class OnlineConfig(SearchConfig):
     """Weight of the change's own size, relative to the mean square of what the component reads."""
     conflict: float = Field(0.05, gt=0, lt=1)
     """An edit is refused if earlier edits left less than this share of its key free."""
+
+
+HeadName = Annotated[str, StringConstraints(pattern=r"^head\.\d+\.\d+$")]
+
+
+class RoutingConfig(SearchConfig):
+    """Options of `routing`."""
+
+    heads: tuple[HeadName, ...] = ()
+    """Which heads look elsewhere; none: those whose silence at the answer's position costs most of the logit difference."""
+    top: int = Field(4, ge=1)
+    """How many are chosen."""
+    layers: int = Field(4, ge=1)
+    """How many layers are looked into for them, those whose attention matters most."""
+    strength: float = Field(8.0, gt=0)
+    """First strength tried: nats by which the log-odds of looking at the first token rise."""
+    keep_weight: float = Field(1.0, ge=0)
+    """Weight of the mean square change on the texts to keep, against the mean over the prompts to change."""
+    ridge: float = Field(1e-3, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the queries read."""

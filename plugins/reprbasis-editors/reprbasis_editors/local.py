@@ -6,22 +6,28 @@ Shapes: B prompts, D residual width, I width of what a component reads, N keys.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from reprbasis.errors import DataError
-from reprbasis.interfaces.editor import Editor, EditPlan, EditRequest
+from reprbasis.interfaces.editor import EditPlan, EditRequest
 from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import LocalConfig, NullSpaceConfig, RidgeConfig
-from .parts import Candidate, Part, answers_at, candidates, kept, second_moment, targets_of
-from .search import Judge, search
+from .parts import Part, candidates, place, second_moment, targets_of
+from .scaled import Direction, ScaledEditor
+from .search import Judge
+
+L = TypeVar("L", bound=LocalConfig)
 
 
-class LocalEditor(Editor[LocalConfig]):
-    """Keys are what a component reads at the last token of each prompt; the wanted change of its output lies along the contrast.
+class LocalEditor(ScaledEditor[L]):
+    """Keys are what a component reads at one token of each prompt; the wanted change of its output lies along the contrast.
 
     Needs forward passes and linear algebra alone. What it learns, it learns about the prompts given: measure it on others.
     """
@@ -30,50 +36,39 @@ class LocalEditor(Editor[LocalConfig]):
     def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
         """Wanted change of the output [D, N] for keys [I, N], second moment of the keys to keep [I, I] -> change [D, I]."""
 
-    @torch.no_grad()
-    def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
-        """See the class.
-
-        Raises:
-            DataError: there is nothing to change, or every strength exceeds the budget.
-            SiteError: a component that the model does not have.
-        """
-        texts = kept(model, request, self.config.keep_tokens)
-        judge = Judge(model, request.change, texts)
-        chosen = self._chosen(model, request, judge)
-        deltas: dict[str, Tensor] = {}
-        tokens = 0
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
+        """One change for each component, of the same strength."""
+        c, chosen = self.config, self._chosen(model, request)
+        targets = [targets_of(model, item).T for item in request.change]
+        known = []
         for part in (Part.parse(name, model) for name in chosen):
-            keys = torch.cat([part.keys(model, item.clean, answers_at(item))[:, 0] for item in request.change]).double().T
-            target = torch.cat([targets_of(model, item) for item in request.change]).T
-            moment, tokens = second_moment(model, part, texts)
-            weight = part.weight(model).double()
-            size = (target * (weight @ keys)).sum(0) if self.config.aim == "forget" else torch.ones_like(keys[0])
-            for name, delta in part.plan(model, self.solve(-size * target, keys, moment)).deltas.items():
-                deltas[name] = deltas[name] + delta if name in deltas else delta
+            keys = [part.keys(model, item.clean, place(item, c.at))[:, 0].double().T for item in request.change]
+            moment, near = second_moment(model, part, texts, torch.cat(keys, 1), c.near)
+            known.append((part, keys, moment + c.near_weight * near @ near.T))
 
-        def scaled(strength: float) -> EditPlan:
-            return EditPlan({name: strength * delta for name, delta in deltas.items()})
+        def fit(which: Sequence[int]) -> EditPlan:
+            deltas: dict[str, Tensor] = {}
+            target = torch.cat([targets[i] for i in which], 1)
+            for part, held, moment in known:
+                keys = torch.cat([held[i] for i in which], 1)
+                gain = (target * (part.weight(model).double() @ keys)).sum(0)
+                size = gain if c.aim == "forget" else torch.ones_like(gain)
+                for name, delta in part.plan(model, self.solve(-size * target, keys, moment)).deltas.items():
+                    deltas[name] = deltas[name] + delta if name in deltas else delta
+            return EditPlan(deltas)
 
-        strength, about = search(judge, scaled, self.config)
-        if not strength:
-            raise DataError(f"the mean logit difference of the prompts to change is {about['margin_before']:.3g}, the goal "
-                            f"{self.config.goal:g}", do="give prompts that the model answers as it should not, or a lower goal")
-        weights = model.parameters()
-        changed = {name: float(strength * d.norm() / weights[name].norm()) for name, d in deltas.items()}
-        return EditPlan(scaled(strength).deltas, {
-            "editor": self.full_name, "locality": "closed", "options": self.config.model_dump(mode="json"), "strength": strength,
-            "components": chosen, "relative_change": changed, "prompts": sum(len(i.clean.ids) for i in request.change),
-            "keep_tokens": tokens, **about})
+        return Direction(fit, {"components": chosen})
 
-    def _chosen(self, model: ModelAdapter, request: EditRequest, judge: Judge) -> dict[str, dict[str, float]]:
+    def _chosen(self, model: ModelAdapter, request: EditRequest) -> dict[str, dict[str, float]]:
         """Component -> why: named by the user, or P, gain and what zeroing it takes from the logit difference."""
         if self.config.components:
             return {name: {} for name in self.config.components}
+        judge = Judge(model, request.change, ())
         start = judge.margin()
         out: dict[str, dict[str, float]] = {}
         for found in candidates(model, request.change, self.config.among)[:2 * self.config.top]:
-            effect = start - self._without(model, found, judge)
+            with found.part.plan(model, -found.part.weight(model)).applied(model):
+                effect = start - judge.margin()
             if effect > 0:
                 out[str(found.part)] = {"p": found.p, "gain": found.gain, "ablation": effect}
             if len(out) == self.config.top:
@@ -83,20 +78,13 @@ class LocalEditor(Editor[LocalConfig]):
                             do="name the components, or use prompts that the model answers")
         return out
 
-    @staticmethod
-    def _without(model: ModelAdapter, found: Candidate, judge: Judge) -> float:
-        with found.part.plan(model, -found.part.weight(model)).applied(model):
-            return judge.margin()
 
-
-class Ridge(LocalEditor):
+class Ridge(LocalEditor[RidgeConfig]):
     """D = R K^T (K K^T + w C + l I)^-1, C the second moment of the keys to keep.
 
     With one key and l -> 0 it is the rank-one update of ROME (Meng et al. 2022), with C in place of its fixed covariance; with
     many keys that of MEMIT (Meng et al. 2023). The wanted output lies along a known direction; no loss on the logits finds it.
     """
-
-    config: RidgeConfig
 
     def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
         """See the class. Cost: 2 I^2 (N + D) + I^3 / 3 FLOPs."""
@@ -104,14 +92,12 @@ class Ridge(LocalEditor):
         return torch.linalg.solve(system, keys @ wanted.T).T
 
 
-class NullSpace(LocalEditor):
+class NullSpace(LocalEditor[NullSpaceConfig]):
     """D = R K^T P (P K K^T P + l I)^-1 P, P the projection on the directions that the texts to keep hardly use.
 
     After Fang et al. 2025 (AlphaEdit), with a threshold relative to the component's own second moment. It says nothing about keys
     that the texts to keep do not span.
     """
-
-    config: NullSpaceConfig
 
     def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
         """See the class. Cost: about 10 I^3 FLOPs (eigenvectors)."""

@@ -21,8 +21,9 @@ from reprbasis.runtime.basis import Basis
 
 from .config import OnlineConfig
 from .local import prior
-from .parts import Part, answers_at, candidates, kept, second_moment, targets_of
-from .search import Judge, search
+from .parts import Part, candidates, place, second_moment, targets_of
+from .scaled import kept
+from .search import Judge, Trial, search
 
 
 class ConflictError(UserError):
@@ -132,7 +133,7 @@ class Online(Editor[OnlineConfig]):
         part = Part.parse(c.component, model) if c.component else next(_supporting(model, request.change[:1]))
         texts = kept(model, request, c.keep_tokens)
         moment, _ = second_moment(model, part, texts)
-        first = part.keys(model, request.change[0].clean, answers_at(request.change[0]))[:, 0].double().T
+        first = part.keys(model, request.change[0].clean, place(request.change[0]))[:, 0].double().T
         stream = Stream(part.weight(model), prior(first, moment, c.keep_weight, c.ridge), conflict=c.conflict)
         about = {f"edit-{i}": self._next(model, part, stream, f"edit-{i}", item, Judge(model, [item], texts))
                  for i, item in enumerate(request.change)}
@@ -140,7 +141,7 @@ class Online(Editor[OnlineConfig]):
 
     def _next(self, model: ModelAdapter, part: Part, stream: Stream, name: str, item: ContrastBatch,
               judge: Judge) -> dict[str, object]:
-        keys = part.keys(model, item.clean, answers_at(item))[:, 0].double()
+        keys = part.keys(model, item.clean, place(item))[:, 0].double()
         stream.check(name, keys)
         target, gain = targets_of(model, item), stream.step(keys)
         room = min(stream.room(key) for key in keys)
@@ -149,9 +150,13 @@ class Online(Editor[OnlineConfig]):
         def plan_of(strength: float) -> EditPlan:
             return part.plan(model, so_far - strength * target.T @ gain)
 
-        strength, found = search(judge, plan_of, self.config)
-        stream.edit(name, keys, keys @ stream.weight.T - strength * target)
-        return {"strength": strength, "free_key": room, **found}
+        def trial(strength: float) -> Trial:
+            with plan_of(strength).applied(model):
+                return Trial(strength, judge.margin(), judge.kl())
+
+        found = search(trial, trial(0.0).margin, self.config)
+        stream.edit(name, keys, keys @ stream.weight.T - found.strength * target)
+        return {"strength": found.strength, "free_key": room, **found.about}
 
 
 def _supporting(model: ModelAdapter, change: list[ContrastBatch]) -> Iterator[Part]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reprbasis.errors import CapabilityError, SiteError
-from reprbasis.interfaces.editor import EditPlan, EditRequest
+from reprbasis.errors import CapabilityError, DataError, SiteError
+from reprbasis.interfaces.editor import EditPlan
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
@@ -68,9 +68,18 @@ class Part:
         return EditPlan({name: delta})
 
 
-def answers_at(item: ContrastBatch) -> Tensor:
-    """[B, 1] position whose logits give the answer."""
-    return item.clean.last()[:, None]
+def place(item: ContrastBatch, at: str = "answer") -> Tensor:
+    """[B, 1] position whose logits give the answer, or the last position of a role.
+
+    Raises:
+        DataError: the batch has no such role, or its subject is not in the prompt.
+    """
+    if at == "answer":
+        return item.clean.last()[:, None]
+    if at not in item.roles or not item.roles[at].shape[1]:
+        raise DataError(f"the prompts to change have no role '{at}'" + (f", only {', '.join(item.roles)}" if item.roles else ""),
+                        do="edit at the answer (at: answer), or mark the subject, which must stand in the prompt")
+    return item.roles[at][:, -1:]
 
 
 def targets_of(model: ModelAdapter, item: ContrastBatch) -> Tensor:
@@ -79,22 +88,28 @@ def targets_of(model: ModelAdapter, item: ContrastBatch) -> Tensor:
     return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-def kept(model: ModelAdapter, request: EditRequest, tokens: int) -> list[TokenBatch]:
-    """The texts to keep, cut, in batches of up to 16."""
-    found = [s.cut(tokens) for s in model.tokenize(list(request.keep))]
-    return [TokenBatch.pad(found[i:i + 16], pad_id=model.pad_id).to(model.device) for i in range(0, len(found), 16)]
+def second_moment(model: ModelAdapter, part: Part, texts: Sequence[TokenBatch], like: Tensor | None = None, near: int = 0
+                  ) -> tuple[Tensor, Tensor]:
+    """[I, I] mean of k k^T over all tokens of the texts, in float64 (zeros without texts), and [I, M] the keys most like `like`.
 
-
-def second_moment(model: ModelAdapter, part: Part, texts: Sequence[TokenBatch]) -> tuple[Tensor, int]:
-    """[I, I] mean of k k^T over all tokens of the texts, in float64, and how many tokens; zeros without texts."""
+    Args:
+        like: [I, N] keys; those of the texts with the largest cosine to any of them are given, `near` at most.
+        near: how many.
+    """
     width = part.weight(model).shape[1]
     total, count = torch.zeros(width, width, dtype=torch.float64, device=model.device), 0
+    best, nearest = total.new_zeros(0), total.new_zeros(0, width)
     for batch in texts:
         every = torch.arange(batch.shape[1], device=model.device).expand(batch.shape)
         rows = part.keys(model, batch, every)[batch.mask].double()
         total += rows.T @ rows
         count += len(rows)
-    return total / max(count, 1), count
+        if near and like is not None:
+            alike = (rows @ like / like.norm(dim=0)).amax(1) / rows.norm(dim=1).clamp_min(1e-30)
+            best, nearest = torch.cat([best, alike]), torch.cat([nearest, rows])
+            first = best.topk(min(near, len(best))).indices
+            best, nearest = best[first], nearest[first]
+    return total / max(count, 1), nearest.T
 
 
 @dataclass(frozen=True)

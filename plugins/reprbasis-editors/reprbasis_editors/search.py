@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from reprbasis.errors import DataError
-from reprbasis.interfaces.editor import EditPlan
+from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
@@ -17,6 +18,8 @@ from reprbasis.runtime.batches import best_of, last_logits
 
 from .config import SearchConfig
 
+_NEAR = 0.05
+"""A trial that overshoots the goal by at most this share of the way ends the search."""
 
 @dataclass(frozen=True)
 class Trial:
@@ -27,12 +30,24 @@ class Trial:
     kl: float
 
 
+def margins(logits: Tensor, targets: Targets) -> Tensor:
+    """[B] best answer's logit minus the best wrong answer's (without any: minus the log of the sum), from [B, V].
+
+    Raises:
+        DataError: there are no answers.
+    """
+    if targets.answer is None:
+        raise DataError("an edit needs answers", do="give batches whose targets name the answer to change")
+    return best_of(logits, targets.answer) - (logits.logsumexp(-1) if targets.wrong is None else best_of(logits, targets.wrong))
+
+
 class Judge:
     """Measures a plan by forward passes. Keeps the unchanged model's log-probabilities on the texts to keep."""
 
     def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch]) -> None:
         self.model, self.change, self.texts = model, change, texts
         self.before = [self._log_probs(batch) for batch in texts]
+        self.prompts = sum(len(item.clean.ids) for item in change)
 
     def _log_probs(self, batch: TokenBatch) -> torch.Tensor:
         logits = self.model.forward(batch).logits
@@ -41,14 +56,7 @@ class Judge:
 
     def margin(self) -> float:
         """Mean over prompts of the best answer's logit minus the best wrong answer's (without any: its log-probability)."""
-        found = []
-        for item in self.change:
-            logits, targets = last_logits(self.model, item.clean), item.targets
-            if targets.answer is None:
-                raise DataError("an edit needs answers", do="give batches whose targets name the answer to change")
-            other = logits.logsumexp(-1) if targets.wrong is None else best_of(logits, targets.wrong)
-            found.append(best_of(logits, targets.answer) - other)
-        return float(torch.cat(found).mean())
+        return float(torch.cat([margins(last_logits(self.model, item.clean), item.targets) for item in self.change]).mean())
 
     def kl(self) -> float:
         """Mean over tokens of KL(before || now); 0 without texts."""
@@ -57,43 +65,47 @@ class Judge:
         now = [self._log_probs(batch) for batch in self.texts]
         return float(torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(self.before, now, strict=True)]).mean())
 
-    def trial(self, plan: EditPlan, strength: float) -> Trial:
-        """Under a plan that was made for this strength."""
-        with plan.applied(self.model):
-            return Trial(strength, self.margin(), self.kl())
+
+@dataclass(frozen=True)
+class Found:
+    """What the search settled on.
+
+    Args:
+        strength: 0 if the goal is met without an edit.
+        about: numbers to say of it.
+    """
+
+    strength: float
+    about: dict[str, object]
 
 
-def search(judge: Judge, plan_of: Callable[[float], EditPlan], config: SearchConfig) -> tuple[float, dict[str, object]]:
+def search(trial: Callable[[float], Trial], start: float, config: SearchConfig) -> Found:
     """The smallest strength tried that meets the goal within the budget; failing that, the one that comes nearest.
 
     More is not always better: what an edit does to a layer, later layers may overdo. A trial worse than the best is too strong.
 
     Args:
-        judge: measures.
-        plan_of: strength -> plan.
+        trial: measures a strength.
+        start: logit difference without the edit.
         config: goal, first strength, budget, tries.
-
-    Returns:
-        The strength, and what to say of it; 0 if the goal is met without the edit.
 
     Raises:
         DataError: no strength stays within the budget.
     """
-    with plan_of(0.0).applied(judge.model):
-        start = judge.margin()
     if config.goal is not None and start <= config.goal:
-        return 0.0, {"margin_before": start, "margin_fitted": start, "reached": True, "trials": []}
+        return Found(0.0, {"margin_before": start, "margin": start, "reached": True, "trials": []})
     trials: list[Trial] = []
     low, high, strength = 0.0, None, config.strength
     for _ in range(config.tries if config.goal is not None else 1):
-        now = judge.trial(plan_of(strength), strength)
+        now = trial(strength)
         trials.append(now)
         met = config.goal is not None and now.margin <= config.goal
         if met or now.kl > config.budget or now.margin > min((t.margin for t in trials if t.kl <= config.budget), default=start):
             high = strength
         else:
             low = strength
-        if high is not None and high - low <= 0.02 * high:
+        if (met and now.kl <= config.budget and now.margin >= config.goal - _NEAR * (start - config.goal)) or (
+                high is not None and high - low <= 0.02 * high):
             break
         strength = 2 * strength if high is None else (low + high) / 2
     allowed = [t for t in trials if t.kl <= config.budget]
@@ -102,5 +114,5 @@ def search(judge: Judge, plan_of: Callable[[float], EditPlan], config: SearchCon
                         do=f"raise the budget of {config.budget:g}, lower the strength, or edit other components")
     reached = [t for t in allowed if config.goal is not None and t.margin <= config.goal]
     best = min(reached, key=lambda t: t.strength) if reached else min(allowed, key=lambda t: t.margin)
-    return best.strength, {"margin_before": start, "margin_fitted": best.margin, "kl_keep": best.kl, "reached": bool(reached),
-                           "trials": [asdict(t) for t in trials]}
+    return Found(best.strength, {"margin_before": start, "margin": best.margin, "kl_keep": best.kl, "reached": bool(reached),
+                                 "trials": [asdict(t) for t in trials]})

@@ -7,7 +7,7 @@ import torch
 from reprbasis_editors.config import NullSpaceConfig, RidgeConfig
 from reprbasis_editors.local import NullSpace, Ridge
 from reprbasis_editors.online import ConflictError, Stream
-from reprbasis_editors.parts import Part, answers_at, candidates
+from reprbasis_editors.parts import Part, candidates, place
 
 import reprbasis as rb
 from reprbasis.errors import DataError, UserError
@@ -186,7 +186,7 @@ def test_a_head_is_edited_alone_and_gives_the_wanted_output(tied):
     item = request.change[0]
     options = {"components": ["head.1.2"], "goal": None, "ridge": 1e-9, "budget": 1e9}
     part = Part.parse("head.1.2", tied)
-    key = part.keys(tied, item.clean, answers_at(item))[:, 0].double()
+    key = part.keys(tied, item.clean, place(item))[:, 0].double()
     before = key @ part.weight(tied).double().T
     plan = rb.create("editor", "ridge", **options).edit(tied, toy_basis(tied), request)
     [(name, delta)] = plan.deltas.items()

@@ -1,0 +1,118 @@
+"""What all editors share whose plan is a direction times a strength: fit, search the strength, say why.
+
+Shapes: D residual width.
+"""
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from reprbasis.errors import DataError
+from reprbasis.interfaces.editor import Editor, EditPlan, EditRequest
+from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.interfaces.scorer import ContrastBatch
+from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.runtime.basis import Basis
+
+from .config import SearchConfig
+from .search import Judge, Trial, search
+
+S = TypeVar("S", bound=SearchConfig)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """An edit at strength 1.
+
+    Args:
+        fit: from which batches (indices) -> the plan at strength 1. Called again for every fold, so what does not depend on the
+            choice is computed before.
+        details: why these components, and whatever else is to be said; JSON values.
+    """
+
+    fit: Callable[[Sequence[int]], EditPlan]
+    details: Mapping[str, Any]
+
+
+class ScaledEditor(Editor[S]):
+    """Finds a direction, then how far to go along it, with forward passes alone."""
+
+    locality: ClassVar[str] = "closed"
+    """`closed`: linear algebra; `component`: gradients inside one component."""
+
+    @abstractmethod
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
+        """The edit but for its strength. Runs without gradients unless it turns them on."""
+
+    @torch.no_grad()
+    def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
+        """See the class.
+
+        Raises:
+            DataError: there is nothing to change, or every strength exceeds the budget.
+            SiteError: a component that the model does not have.
+        """
+        if not request.change:
+            raise DataError("there is nothing to change", do="give a request with at least one batch of prompts")
+        texts = kept(model, request, self.config.keep_tokens)
+        judge = Judge(model, request.change, texts)
+        start = judge.margin()
+        if self.config.goal is not None and start <= self.config.goal:
+            raise DataError(f"the mean logit difference of the prompts to change is {start:.3g}, the goal {self.config.goal:g}",
+                            do="give prompts that the model answers as it should not, or a lower goal")
+        found = self.direction(model, basis, request, texts)
+        whole = found.fit(range(len(request.change)))
+        parts = [(found.fit(seen), Judge(model, [request.change[i] for i in left], ()))
+                 for seen, left in folds(request.change, self.config.folds)] or [(whole, judge)]
+
+        def trial(strength: float) -> Trial:
+            margins = []
+            for plan, other in parts:
+                with scaled(plan, strength).applied(model):
+                    margins.append((other.margin(), other.prompts))
+            with scaled(whole, strength).applied(model):
+                kl = judge.kl()
+            return Trial(strength, sum(m * n for m, n in margins) / sum(n for _, n in margins), kl)
+
+        settled = search(trial, start, self.config)
+        plan, about = scaled(whole, settled.strength), dict(settled.about)
+        if parts[0][1] is not judge:
+            about["margin_left_out"] = about["margin"]
+            with plan.applied(model):
+                about["margin"] = judge.margin()
+        about["margin_fitted"] = about.pop("margin")
+        size = model.parameters()
+        return replace(plan, details={
+            "editor": self.full_name, "locality": self.locality, "options": self.config.model_dump(mode="json"),
+            "strength": settled.strength, "prompts": judge.prompts, "keep_tokens": sum(int(b.mask.sum()) for b in texts),
+            "relative_change": {n: float(d.norm() / size[n].norm()) for n, d in plan.deltas.items()}, **found.details, **about})
+
+
+def scaled(plan: EditPlan, strength: float) -> EditPlan:
+    """The same plan, so many times."""
+    return EditPlan({n: strength * d for n, d in plan.deltas.items()}, plan.details,
+                    [replace(b, shift=strength * b.shift) for b in plan.books])
+
+
+def kept(model: ModelAdapter, request: EditRequest, tokens: int) -> list[TokenBatch]:
+    """The texts to keep, cut, in batches of up to 16."""
+    found = sorted((s.cut(tokens) for s in model.tokenize(list(request.keep))), key=len)
+    return [TokenBatch.pad(found[i:i + 16], pad_id=model.pad_id).to(model.device) for i in range(0, len(found), 16)]
+
+
+def folds(change: Sequence[ContrastBatch], count: int) -> list[tuple[list[int], list[int]]]:
+    """(batches to fit, batches left out) for each turn; layouts stay together if there are several. Empty if it is impossible."""
+    layouts: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, item in enumerate(change):
+        places = sorted(int(p) for role in item.roles.values() for p in role[0])
+        layouts[item.clean.ids.shape[1], *places].append(index)
+    groups = list(layouts.values()) if len(layouts) > 1 else [[i] for i in range(len(change))]
+    count = min(count, len(groups))
+    if count < 2:
+        return []
+    left = [[i for group in groups[turn::count] for i in group] for turn in range(count)]
+    return [([i for i in range(len(change)) if i not in out], out) for out in left]
