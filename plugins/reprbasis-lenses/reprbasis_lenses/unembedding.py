@@ -8,11 +8,12 @@
                        keeping a random subspace of the same size
     H3d parts          what attention and MLPs write, and the rows of a dictionary, prefer them too
 
-H3 as a whole at a site is H3a, H3b and H3c together. `share@0.125`: share of the variance (or of an atom's squared length) in an
-eighth of the directions; `lift`: that over k / D; `weighted`: logit variance over that of as much variance spread evenly, which
-needs no k; `filter_kl@0.5`: KL in nats from the unchanged model when only half of the directions are kept at one site;
-`filter_kept`: 1 - that over the KL when the whole site is its mean. Position 0 and tokens with massive activations are left out
-(`all tokens` has them) and not filtered.
+H3 as a whole at a site is H3a, H3b and H3c together. H3a is not judged at the last site, where the lens is the model itself.
+
+`share@0.125`: share of the variance (or of an atom's squared length) in an eighth of the directions; `lift`: that over k / D;
+`weighted`: logit variance over that of as much variance spread evenly, which needs no k; `filter_kl@0.5`: KL in nats
+from the unchanged model when only half of the directions are kept at one site; `filter_kept`: 1 - that over the KL when the
+whole site is its mean. Position 0 and tokens with massive activations are left out (`all tokens` has them) and not filtered.
 
 Conditions: `centred` (judged), `gain`, `raw`: see `shadow.VARIANTS`; `... bottom`: the last k vectors; `haar`: random subspaces
 (which is also the weight turned at random: its singular values stay, the covariance stays); `permuted`; `rotated`: the weighted
@@ -25,6 +26,7 @@ Shapes: N tokens, D width, K atoms, B batch, T tokens of a row, P predicted posi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -177,8 +179,12 @@ class _Run:
             self.add(f"share@{c.judged:g}", concentration(everywhere, self.frame.vectors, self.k, self.text.group,
                                                           resamples=c.resamples), "centred, all tokens", site)
             found = concentration(x, self.frame.vectors, self.k, group, resamples=c.resamples)
-            for condition, one in (("centred", found), ("haar", null.haar[self.k]), ("permuted", null.permuted)):
+            last = concentration(x, self.frame.vectors, self.k, group, bottom=True, resamples=c.resamples)
+            for condition, one in (("centred", found), ("centred bottom", last), ("haar", null.haar[self.k]),
+                                   ("permuted", null.permuted)):
                 self.add("lift", one, condition, site, unit="", scale=self.d / self.k)
+            for condition, value in self.others(site, own, cov, self.k).items():
+                self.rows.append(Measurement("lift", value * self.d / self.k, len(x), None, None, condition, str(site)))
             self.weights(site, x, group, cov, null.rotated)
             judged[str(site)] = verdict(found, [null.haar[self.k], null.permuted])
             fake = concentration(x, turned, self.k, group, resamples=c.resamples)
@@ -291,8 +297,10 @@ class _Run:
                     e = mean(torch.cat(values), group, resamples=self.config.resamples)
                     self.add(name, e, condition, Site.parse(site) if site else None, unit)
         for site in sites:
-            judged[str(site)] = self.readable(found["logit", str(site)], found["copy", ""], found["mean", ""], group)
-        self.verdicts["H3a"] = judged
+            if site != last_site(self.model):  # there the lens is the model
+                judged[str(site)] = self.readable(found["logit", str(site)], found["copy", ""], found["mean", ""], group)
+        if judged:
+            self.verdicts["H3a"] = judged
         names = [str(s) for s in sites]
         if len(sites) > 1:
             series = {n: [float(torch.cat(found[n, s].top1).mean()) for s in names] for n in ("logit", "ridge")}
@@ -400,6 +408,7 @@ class _Run:
             title = CLAIMS.get(claim, "control, must fail")
             out.append(f"{claim} ({title}): holds at {counts['holds']} of {len(sites)} sites, fails at {counts['fails']}, open "
                        f"at {counts['open']}. It holds at: {where}.")
+        out += self.sizes()
         three = [self.verdicts.get(c, {}) for c in ("H3a", "H3b", "H3c")]
         common = [s for s in three[0] if all(s in v for v in three)]
         if common:
@@ -408,6 +417,27 @@ class _Run:
             answer = "HOLDS" if len(both) == len(common) else "FAILS" if not both else "holds in part"
             out.insert(0, "The unembedding hypothesis in its strong form (readable, concentrated and sufficient at once) "
                           f"{answer}: {len(both)} of the {len(common)} sites where all three were judged.")
+        return out
+
+    def sizes(self) -> list[str]:
+        """How large the effects are, in words: a lift can be clear of its nulls and still be next to nothing."""
+        at = {(m.name, m.condition, m.site): m.value for m in self.rows}
+        out = []
+        for what, sites in (("stream", self.stream), ("components", self.components)):
+            lifts = {str(s): at["lift", "centred", str(s)] for s in sites if ("lift", "centred", str(s)) in at}
+            if lifts:
+                best, least = max(lifts, key=lifts.__getitem__), min(lifts, key=lifts.__getitem__)
+                best_of = [at["lift", "pca", s] for s in lifts if ("lift", "pca", s) in at]
+                most = f"; the site's own {self.k} directions: {median(best_of):.2f}" if best_of else ""
+                out.append(f"Lift of the {what} at k = {self.k} of {self.d} (1: chance): median {median(lifts.values()):.2f}, "
+                           f"least {lifts[least]:.2f} at {least}, most {lifts[best]:.2f} at {best}{most}.")
+        atoms = {c: at.get(("atom_lift", c, None)) for c in ("atoms", "covariance", "untrained")}
+        if all(v is not None for v in atoms.values()):
+            out.append(f"Lift of dictionary rows: {atoms['atoms']:.2f}, of random directions as anisotropic as component outputs "
+                       f"{atoms['covariance']:.2f}, of the dictionary before training {atoms['untrained']:.2f}.")
+        if Site("embed") in self.stream:
+            out.append("If the model ties its embeddings, `embed` is made of rows of the unembedding, so concentration there and "
+                       "in the first layers says little.")
         return out
 
     def draw_concentration(self, profiles: list[list[float]]) -> None:
