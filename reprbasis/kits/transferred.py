@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..interfaces.aligner import Alignment
 from ..interfaces.evaluator import Measurement
 from ..interfaces.model import Edit, ModelAdapter, Replace
 from ..interfaces.tokens import Example, TokenBatch
@@ -22,6 +23,7 @@ from ..runtime.pairs import PairedRows
 from ..sites import Site
 from .intervals import Estimate, mean, ratio
 from .tokenwise import Reference, predicts
+from .transfer import transfer_basis
 
 STEERED: Final = {
     "native": "made in the second model itself: what can be reached",
@@ -160,6 +162,33 @@ def fit_width(v: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(v, (0, width - v.shape[-1]))
 
 
+def steering_vectors(model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], alignment: Alignment, site_a: Site, site_b: Site,
+                     contrast: Contrast, wrong: Contrast | None = None, *, seed: int = 0) -> dict[str, Tensor]:
+    """A contrast's direction in the second model by every way of `STEERED`; `wrong-feature` needs another contrast."""
+    mine, native = contrast.direction(model_a, site_a), contrast.direction(model_b, site_b)
+    other = torch.randn(len(native), generator=torch.Generator().manual_seed(seed))
+    out = {"native": native, "mapped": alignment.direction(mine)}
+    if wrong is not None:
+        out["wrong-feature"] = alignment.direction(wrong.direction(model_a, site_a))
+    return out | {"random": other, "unmapped": fit_width(mine, len(native))}
+
+
+def controls(basis: Basis, alignment: Alignment, site: Site, *, seed: int = 0) -> dict[str, Basis]:
+    """A dictionary in the second model: `mapped` and the controls of `STITCHED` that need no training."""
+    wide, (a, b) = max(alignment.matrix.shape), alignment.matrix.shape
+    generator = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(wide, wide, generator=generator)).Q[:a, :b].to(alignment.matrix)
+    eye = torch.eye(a, b).to(alignment.matrix)
+    mapped = transfer_basis(basis, alignment, site)
+    order = torch.randperm(basis.d_dict, generator=generator)
+    state = dict(mapped.dictionary.state_dict())
+    state["W_dec"] = state["W_dec"][order]
+    means = alignment.mean_a, alignment.mean_b
+    return {"mapped": mapped, "wrong-feature": mapped.with_dictionary(basis.learner.restore(b, state)),
+            "random": transfer_basis(basis, Alignment(turn, turn.T, *means), site),
+            "unmapped": transfer_basis(basis, Alignment(eye, eye.T, *means), site)}
+
+
 def steering(model: ModelAdapter[Any], site: Site, contrast: Contrast, vectors: Mapping[str, Tensor], neutral: Neutral, *,
              strength: float = 1.0, resamples: int = 1000) -> list[Measurement]:
     """What directions do to the second model: the effect at matched norm, and at matched divergence on neutral text.
@@ -259,6 +288,35 @@ def stitched(model: ModelAdapter[Any], bases: Mapping[str, Basis], rows: Tensor,
         add("ce-increase", mean(more, neutral.group, resamples=resamples), condition, "nats")
         add("ce-recovered", ratio(more, ablated, neutral.group, resamples=resamples).complement(), condition)
     return out
+
+
+def table_agreement(native: Tensor, guesses: Mapping[str, Tensor], *, resamples: int = 1000, seed: int = 0) -> list[Measurement]:
+    """Rank correlation of a moved table with the second model's own, with 95 % bootstrap intervals over entries.
+
+    Args:
+        native: [J] the second model's own numbers.
+        guesses: condition (`mapped`, `wrong-feature`, `random`, `unmapped`) -> [J].
+        resamples: bootstrap draws.
+        seed: of the draws.
+    """
+    draws = torch.randint(len(native), (resamples, len(native)), generator=torch.Generator().manual_seed(seed))
+    draws, out = torch.cat([torch.arange(len(native))[None], draws]), []
+    for condition, guess in guesses.items():
+        value, *other = rank_correlation(native[draws], guess[draws]).tolist()
+        low, high = torch.tensor(other).quantile(torch.tensor([0.025, 0.975])).tolist()
+        out.append(Measurement("spearman", value, len(native), low, high, condition))
+    return out
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
+    """[..., n], [..., n] -> [...] Spearman's; ties share their mean rank; 0 where all are tied."""
+    def ranks(v: Tensor) -> Tensor:
+        below = torch.searchsorted(v.sort(-1).values, v, right=False) + torch.searchsorted(v.sort(-1).values, v, right=True)
+        return below.double() - v.shape[-1]
+
+    one, two = ranks(x.contiguous()), ranks(y.contiguous())
+    found: Tensor = torch.linalg.vecdot(one, two) / (one.norm(dim=-1) * two.norm(dim=-1)).clamp_min(1e-12)
+    return found
 
 
 def same_features(basis_a: Basis, basis_b: Basis, rows: PairedRows, *, seed: int = 0) -> list[Measurement]:
