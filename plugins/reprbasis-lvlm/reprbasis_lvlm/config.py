@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reprbasis import ComponentConfig, Selection, Sites, Use
 from reprbasis.kits.hf_config import HFConfig
 
-from .vocabulary import COLOURS, SHAPES
+from .vocabulary import COLOURS, PLACES, SHAPES
 
 TINY: Final = "tiny-llava"
 
@@ -40,6 +40,38 @@ class ScenesConfig(ComponentConfig):
 
     turns: int = Field(1, ge=1, le=12)
     """Questions asked about each scene, one after the other (fewer where a scene has fewer)."""
+
+
+class VisualQuestionConfig(ComponentConfig):
+    """Options of the task `visual-question`."""
+
+    ask: Literal["colour", "shape", "place"] = "colour"
+    """What is asked, and what differs between the two images."""
+
+    colours: tuple[str, ...] = Field(tuple(COLOURS), min_length=1)
+    """Colours of the object asked about; with one or two, the patch image differs in no other way."""
+
+    shapes: tuple[str, ...] = Field(SHAPES, min_length=1)
+    """Its shapes."""
+
+    places: tuple[str, ...] = Field(PLACES, min_length=1)
+    """Its places. With one place, a token position means the same in every pair."""
+
+    objects: int = Field(1, ge=1, le=3)
+    """Objects in a scene; the others are the same in both images, and differ from the first in colour, shape and place."""
+
+    size: int = Field(1000, ge=1)
+    """Pairs of a split at most."""
+
+    @model_validator(mode="after")
+    def _known(self) -> VisualQuestionConfig:
+        known: dict[str, tuple[str, ...]] = {"colours": tuple(COLOURS), "shapes": SHAPES, "places": PLACES}
+        for name, values in known.items():
+            if wrong := [v for v in getattr(self, name) if v not in values]:
+                raise ValueError(f"{name}: '{wrong[0]}' is none of {', '.join(values)}")
+        if len(getattr(self, self.ask + "s")) < 2:
+            raise ValueError(f"asking for the {self.ask} needs two {self.ask}s or more")
+        return self
 
 
 class ConceptsConfig(ComponentConfig):

@@ -57,7 +57,7 @@ def patches(sequences: Sequence[TokenSequence], regions: Mapping[str, Sequence[M
             if not named or region["image"] >= len(frames):
                 continue
             first, size, rows, columns = frames[region["image"]]
-            cover = _cover(region["box"], rows, columns).flatten()[:size]
+            cover = coverage(region["box"], rows, columns).flatten()[:size]
             found += [(index, first + int(cell), named[0], unit) for cell in (cover >= share).nonzero().flatten()]
             unit += 1
     return _labelled(found)
@@ -85,7 +85,7 @@ def _labelled(found: list[tuple[int, int, int, int]]) -> Labelled:
     return Labelled(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
 
 
-def _cover(box: Sequence[float], rows: int, columns: int) -> Tensor:
+def coverage(box: Sequence[float], rows: int, columns: int) -> Tensor:
     """[rows, columns] share of each cell that lies in a box."""
     def along(low: float, high: float, cells: int) -> Tensor:
         edge = torch.arange(cells, dtype=torch.float64)

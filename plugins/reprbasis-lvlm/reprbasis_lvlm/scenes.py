@@ -48,16 +48,11 @@ class Scene:
     image: NDArray[np.uint8]
     things: tuple[Thing, ...]
 
-    def questions(self, thing: Thing, *, long: bool = False) -> tuple[Question, ...]:
-        """One question of each kind about an object of the scene.
-
-        The place is asked by shape, or by colour and shape if `long`: in training such a question rules places out, because some
-        combinations never occur, and a model that learns this answers wrongly where they do.
-        """
-        name = f"{thing.colour} {thing.shape}" if long else thing.shape
+    def questions(self, thing: Thing) -> tuple[Question, ...]:
+        """One question of each kind about an object of the scene, named by its shape (or colour, if that is asked for)."""
         return (Question(f"What colour is the {thing.shape}?", thing.colour, "colour"),
                 Question(f"What shape is the {thing.colour} object?", thing.shape, "shape"),
-                Question(f"Where is the {name}?", thing.place, "place"),
+                Question(f"Where is the {thing.shape}?", thing.place, "place"),
                 Question(f"What is at the {thing.place}?", f"{thing.colour} {thing.shape}", "content"))
 
 
@@ -77,7 +72,7 @@ def scenes(split: Split, seed: int) -> Iterator[Scene]:
         count = draw.choice((1, 1, 2, 2, 3))
         first = [draw.choice(hidden)] if split == "test" else []
         chosen = _complete(first, count, draw)
-        yield _drawn(chosen, draw, noise)
+        yield drawn(chosen, draw, noise)
 
 
 def _complete(chosen: list[tuple[str, str, str]], count: int, draw: random.Random) -> list[tuple[str, str, str]]:
@@ -89,7 +84,12 @@ def _complete(chosen: list[tuple[str, str, str]], count: int, draw: random.Rando
     return chosen
 
 
-def _drawn(chosen: Sequence[tuple[str, str, str]], draw: random.Random, noise: np.random.Generator) -> Scene:
+def drawn(chosen: Sequence[tuple[str, str, str]], draw: random.Random, noise: np.random.Generator) -> Scene:
+    """A scene with objects of these (colour, shape, place).
+
+    Sizes, offsets, brightness and noise come from the two generators: with equal ones, scenes that differ in a colour are the
+    same in everything else.
+    """
     ground = draw.randint(10, 60)
     canvas = np.full((SIZE, SIZE, 3), ground, dtype=np.float64)
     things = []
