@@ -56,8 +56,8 @@ class LocalConfig(SearchConfig):
     at: str = "answer"
     """Where the component's input is read: `answer`, the token whose logits give it, or a role of the task (its last token)."""
     near: int = Field(0, ge=0)
-    """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held each
-    for itself and not only in the mean over all tokens."""
+    """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held
+    each for itself and not only in the mean over all tokens."""
     near_weight: float = Field(1.0, gt=0)
     """Weight of each of them."""
 
@@ -111,3 +111,57 @@ class RoutingConfig(SearchConfig):
     """Weight of the mean square change on the texts to keep, against the mean over the prompts to change."""
     ridge: float = Field(1e-3, gt=0)
     """Weight of the change's own size, relative to the mean square of what the queries read."""
+
+
+class ComponentSGDConfig(LocalConfig):
+    """Options of `component-sgd`."""
+
+    steps: int = Field(200, ge=1)
+    """Steps of Adam."""
+    lr: float = Field(0.02, gt=0)
+    """Its rate, for keys and values of unit size."""
+    rank: int | None = Field(None, ge=1)
+    """The change is a product of two matrices of this rank; null: any change."""
+    keep_weight: float = Field(1.0, ge=0)
+    """Weight of the mean square change on the texts to keep, against the mean over the prompts to change."""
+    seed: int = 0
+    """Of the first of the two matrices."""
+
+
+class FeatureRowsConfig(SearchConfig):
+    """Options of `feature-rows`."""
+
+    latents: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Which latents; none: those with the largest part along (answer - wrong answer) at the answer."""
+    top: int = Field(4, ge=1)
+    """How many are chosen."""
+    layers: tuple[int, ...] | None = None
+    """Whose MLPs; null: all that the basis covers (`mlp_out.L`, else `resid.L`)."""
+    threshold: float = Field(0.5, gt=0, le=1)
+    """A neuron is changed if its part along the latent's direction is at least this share of the largest one."""
+
+
+class SiteConfig(SearchConfig):
+    """Options of editors of activations."""
+
+    site: str | None = None
+    """Where values are shifted; null: `resid.L` after three quarters of the blocks."""
+
+
+class SteerConfig(SiteConfig):
+    """Options of `steer`."""
+
+    latents: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Latents that strength 1 takes away, by what they are on average at the answer; none: strength 1 adds the mean difference
+    between corrupted and clean prompts."""
+
+
+class CodebookConfig(SiteConfig):
+    """Options of `codebook`."""
+
+    at: str = "answer"
+    """Which token of a prompt is its key: `answer`, the token whose logits give it, or a role of the task (its last token)."""
+    radius: float = Field(0.5, gt=0, lt=1)
+    """How near a value must come, as a share of the distance to the nearest token of the texts to keep."""
+    strength: float = Field(0.1, gt=0)
+    """First strength tried, in lengths of the key."""

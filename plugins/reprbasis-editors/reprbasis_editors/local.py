@@ -1,4 +1,4 @@
-"""Editors `ridge` and `null-space`: change what a few components write for some keys.
+"""Editors `ridge`, `null-space` and `component-sgd`: change what a few components write for some keys.
 
     W' = W + D    with  D K = V* - W K  on the keys to change, and D K_keep small
 
@@ -18,7 +18,7 @@ from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
-from .config import LocalConfig, NullSpaceConfig, RidgeConfig
+from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
 from .parts import Part, candidates, place, second_moment, targets_of
 from .scaled import Direction, ScaledEditor
 from .search import Judge
@@ -109,6 +109,38 @@ class NullSpace(LocalEditor[NullSpaceConfig]):
         inside = free.T @ keys
         small = self.config.ridge * keys.square().mean() * torch.eye(len(inside), dtype=keys.dtype, device=keys.device)
         return torch.linalg.solve(inside @ inside.T + small, inside @ wanted.T).T @ free.T
+
+
+class ComponentSGD(LocalEditor[ComponentSGDConfig]):
+    """Adam on one component's change, from keys kept in memory: mean max(0, |v| - <v/|v|, D k>)^2 / 2 + w mean |D k_keep|^2.
+
+    Only the part along the wanted change is asked for, and more of it is no fault. The graph is that of one matrix product.
+    """
+
+    locality = "component"
+
+    def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
+        """See the class. Cost: about 6 steps I D (N + I) FLOPs."""
+        c = self.config
+        size, length = wanted.norm(dim=0), float(keys.square().sum(0).mean().sqrt())
+        unit, most = (wanted / size.clamp_min(1e-30)).float(), float(size.square().mean().sqrt()) or 1.0
+        size, k, kept = (size / most).float(), (keys / length).float(), (moment / length**2).float()
+        shape = (len(wanted), len(keys))
+        draw = torch.Generator().manual_seed(c.seed)
+        factors = [torch.zeros(shape)] if c.rank is None else [
+            torch.zeros(shape[0], c.rank), torch.randn(c.rank, shape[1], generator=draw) / shape[1]**0.5]
+        factors = [f.to(k.device).requires_grad_() for f in factors]
+        adam = torch.optim.Adam(factors, lr=c.lr)
+        with torch.enable_grad():
+            for _ in range(c.steps):
+                change = factors[0] if c.rank is None else factors[0] @ factors[1]
+                short = (size - (unit * (change @ k)).sum(0)).clamp_min(0)
+                loss = short.square().mean() / 2 + c.keep_weight * ((change @ kept) * change).sum()
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+        change = factors[0] if c.rank is None else factors[0] @ factors[1]
+        return (most / length) * change.detach().double()
 
 
 def prior(keys: Tensor, moment: Tensor, keep_weight: float, ridge: float) -> Tensor:

@@ -51,12 +51,12 @@ class EditorContract(ComponentContract):
             assert not any(p.requires_grad or p.grad is not None for p in model.parameters().values())
 
     def test_deltas_fit_the_parameters(self) -> None:
-        """Every delta is finite, names a parameter and has its shape; there is at least one, and it is not zero."""
+        """Every delta is finite, names a parameter and has its shape; something is changed: a weight, or a site's value."""
         model, _, plan = self.plan()
         parameters = model.parameters()
         assert {n: tuple(d.shape) for n, d in plan.deltas.items()} == {n: tuple(parameters[n].shape) for n in plan.deltas}
         assert all(bool(d.isfinite().all()) and not d.requires_grad for d in plan.deltas.values())
-        assert any(bool(d.any()) for d in plan.deltas.values())
+        assert any(bool(d.any()) for d in (*plan.deltas.values(), *(book.shift for book in plan.books)))
 
     def test_only_named_parameters_change(self) -> None:
         """While applied, the parameters named are their old value plus the delta, and no other has changed."""
@@ -87,6 +87,7 @@ class EditorContract(ComponentContract):
                 if fails:
                     raise RuntimeError("on purpose")
             assert _changed(model, kept) == []
+            assert model.standing == ()
         after = model.forward(request.change[0].clean).logits
         assert after is not None
         assert torch.equal(before, after)
@@ -103,8 +104,8 @@ class EditorContract(ComponentContract):
         loaded = reprbasis.load(reprbasis.save(plan, tmp_path / "plan"))
         assert isinstance(loaded, EditPlan)
         assert loaded.facts() == plan.facts()
-        assert loaded.deltas.keys() == plan.deltas.keys()
-        assert all(torch.equal(loaded.deltas[n], d) for n, d in plan.deltas.items())
+        assert loaded.tensors().keys() == plan.tensors().keys()
+        assert all(torch.equal(loaded.tensors()[n], t) for n, t in plan.tensors().items())
 
 
 @contextmanager
