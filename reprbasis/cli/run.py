@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from .common import STEP_COLUMNS, pipeline_arguments, read_pipeline, run_arguments, step_rows, table
@@ -19,7 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Check all four stages, then run what is not there yet."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("reprbasis").setLevel(logging.DEBUG if args.verbose else logging.INFO)
+    told = logging.DEBUG if args.verbose else logging.INFO
+    logging.getLogger("reprbasis").setLevel(told if os.environ.get("RANK", "0") == "0" else logging.WARNING)  # torchrun: once
     spec, registry = read_pipeline(args)
     from ..pipeline import wiring
 

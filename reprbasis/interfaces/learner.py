@@ -38,6 +38,10 @@ class Dictionary(nn.Module, ABC):
         """The dictionary of these latents [C] alone, if their codes do not depend on the other latents, else None."""
         return None
 
+    def latent_axes(self) -> Mapping[str, int]:
+        """Entries of the `state_dict()` that have an axis over latents, and which; the others do not depend on K."""
+        return {}
+
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction decode(encode(x))."""
         return self.decode(self.encode(x))

@@ -23,6 +23,7 @@ from torch.nn.functional import normalize, relu
 
 from ..errors import ArtifactError, ShapeError
 from ..interfaces.learner import ActivationStats, Dictionary, DictionaryLearner, Rows, StepInfo
+from ..runtime import distributed
 from .affine_config import AffineConfig
 from .sparse import Codes, Scratch, codes_topk
 
@@ -52,8 +53,8 @@ class TrainingState(nn.Module):
         return self.get_buffer(name)
 
     def track(self, fired: Tensor, rows: int) -> None:
-        """Count rows since each latent fired; `fired` is [K] bool."""
-        self.silent.add_(rows).masked_fill_(fired, 0)
+        """Count rows since each latent fired; `fired` is [K] bool, of this rank's rows, `rows` those of all ranks."""
+        self.silent.add_(rows).masked_fill_(distributed.current().any(fired, "rows"), 0)
 
 
 class AffineDictionary(Dictionary):
@@ -119,6 +120,9 @@ class AffineDictionary(Dictionary):
     def _scale_codes(self, factor: float) -> None:
         """Adapt what is measured in units of pre-activations other than weights and biases (thresholds)."""
 
+    def latent_axes(self) -> Mapping[str, int]:
+        return {name: 0 for name, value in self.state_dict().items() if value.ndim and name != "b_dec"}
+
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Inverse of `state_dict()`; exact.
@@ -180,11 +184,15 @@ class ThresholdDictionary(AffineDictionary):
 
 @dataclass(frozen=True)
 class Weighted:
-    """Rows that count: x [N, D], their share of the loss [N] (sums to 1), site [N]."""
+    """Rows that count: x [N, D], their share of the loss [N] (sums to 1 over all ranks), site [N]; `rows` N of all ranks.
+
+    Take means over rows with `mean`: then a learner works unchanged when the rows are divided over processes.
+    """
 
     x: Tensor
     share: Tensor
     site: Tensor
+    rows: int
 
     @classmethod
     def of(cls, rows: Rows) -> Weighted:
@@ -193,7 +201,19 @@ class Weighted:
         if bool((weight == 0).any()):
             keep = weight > 0
             x, weight, site = x[keep], weight[keep], site[keep]
-        return cls(x, weight / weight.sum(), site)
+        total = distributed.current().sum(torch.stack([weight.sum(), weight.new_tensor(len(x))]), "rows")
+        return cls(x, weight / total[0], site, int(total[1]))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Weighted mean over the rows of all ranks of `values` [N, ...]."""
+        return distributed.current().sum(self.share @ values, "rows")
+
+    def site_sums(self, values: Tensor) -> Tensor:
+        """[S, M] what the rows of each site add to the weighted mean of `values` [N, M]; S: the sites up to the last one seen."""
+        ranks = distributed.current()
+        sites = int(ranks.largest(self.site.max(), "rows")) + 1
+        parts = values.new_zeros(sites, values.shape[1]).index_add(0, self.site, self.share[:, None] * values)
+        return ranks.sum(parts, "rows")
 
 
 class AffineLearner(DictionaryLearner[A]):
@@ -260,16 +280,16 @@ class AffineLearner(DictionaryLearner[A]):
         batch.
         """
         residual = batch.x - guess
-        error = torch.linalg.vecdot(residual, residual) @ batch.share
+        error = batch.mean(torch.linalg.vecdot(residual, residual))
         with torch.no_grad():
-            mean = batch.share @ batch.x
-            step.log("fvu", error / (torch.linalg.vecdot(batch.x, batch.x) @ batch.share - mean @ mean))
+            mean = batch.mean(batch.x)
+            step.log("fvu", error / (batch.mean(torch.linalg.vecdot(batch.x, batch.x)) - mean @ mean))
         return error / state.variance.to(error.dtype), residual
 
     def dead(self, state: TrainingState, step: StepInfo, rows: int) -> Tensor:
         """Indices of the latents silent for longer than `dead_after`; logs `dead`, their share of all latents."""
         found = (state.silent > self.config.dead_after * step.total * rows).nonzero()[:, 0]
-        step.log("dead", torch.tensor(len(found) / len(state.silent)))
+        step.log("dead", distributed.current().sum(torch.tensor(float(len(found))), "latents") / self.config.width)
         return found
 
     def restore(self, d_in: int, tensors: Mapping[str, Tensor]) -> AffineDictionary:
@@ -301,15 +321,16 @@ def auxk_loss(dictionary: AffineDictionary, batch: Weighted, residual: Tensor, d
         dead: indices of dead latents. Costs 2*N*D*len(dead) FLOPs.
         k: latents that take part in each row (Gao et al.: D / 2).
     """
-    if len(dead) == 0:
+    count = int(distributed.current().sum(torch.tensor(len(dead)), "latents"))
+    if count == 0:
         return residual.new_zeros(())
     target = residual.detach()
     codes: Codes = codes_topk(batch.x, dictionary.W_enc[dead], dictionary.b_enc[dead], k, Scratch())
     miss = target - codes.decode(codes.kept(relu(codes.h)), dictionary.W_dec[dead])
-    spread = target - batch.share @ target
-    left = batch.share @ torch.linalg.vecdot(miss, miss)
-    loss: Tensor = left / (batch.share @ torch.linalg.vecdot(spread, spread)).clamp_min(1e-30)
-    return loss * min(len(dead) / k, 1.0)
+    spread = target - batch.mean(target)
+    left = batch.mean(torch.linalg.vecdot(miss, miss))
+    loss = left / batch.mean(torch.linalg.vecdot(spread, spread)).clamp_min(1e-30)
+    return loss * min(count / k, 1.0)
 
 
 def firing_threshold(h: Tensor, l0: float) -> float:
@@ -329,7 +350,9 @@ def follow_smallest(state: TrainingState, z: Tensor, rate: float) -> None:
         rate: step of the running mean.
     """
     threshold, batches = state["threshold"], state["batches"]
-    smallest = torch.where(z > 0, z, torch.inf).min().to(threshold)
+    ranks = distributed.current()
+    smallest = torch.where(z > 0, z, torch.inf).amin().to(threshold) if z.numel() else torch.full_like(threshold, torch.inf)
+    smallest = -ranks.largest(ranks.largest(-smallest, "rows"), "latents")
     found = torch.isfinite(smallest)  # a batch without any code says nothing
     step = torch.where(batches == 0, 1.0, rate).to(threshold) * (smallest - threshold)
     threshold.add_(torch.where(found, step, 0.0))
@@ -364,6 +387,6 @@ def reach_loss(dictionary: ThresholdDictionary, batch: Weighted, dead: Tensor) -
     A latent that fires nowhere in the batch has relu(threshold - h) = threshold - h, whose mean is threshold - h(mean
     x): the cost is 2*D*len(dead) FLOPs, not a product over rows.
     """
-    mean = batch.share @ batch.x
+    mean = batch.mean(batch.x)
     gap = dictionary.threshold[dead] - dictionary.W_enc[dead] @ mean - dictionary.b_enc[dead]
-    return gap.sum()
+    return distributed.current().sum(gap.sum(), "latents")

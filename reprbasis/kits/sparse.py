@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from ..runtime import distributed
+
 DENSE_ABOVE = 0.12
 """Share of active entries above which dense products are faster, estimated from timings of the single kernels on a 2-core AVX-512
 CPU at D 576, K 4608."""
@@ -227,11 +229,10 @@ class SparseCodes(Codes):
         return values
 
     def row_sum(self, values: Tensor) -> Tensor:
-        return values.new_zeros(self.pattern.shape[0]).index_add(0, self.pattern.rows, values)
+        return _over_latents(values.new_zeros(self.pattern.shape[0]).index_add(0, self.pattern.rows, values))
 
     def decode(self, values: Tensor, weight: Tensor) -> Tensor:
-        out: Tensor = _DecodeAt.apply(values, weight, self.pattern)  # type: ignore[no-untyped-call]
-        return out
+        return _over_latents(_DecodeAt.apply(values, weight, self.pattern))  # type: ignore[no-untyped-call]
 
     def decode_groups(self, values: Tensor, weight: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         rows, cols, n = self.pattern.rows, self.pattern.cols, self.pattern.shape[0]
@@ -265,10 +266,10 @@ class DenseCodes(Codes):
         return values.masked_fill(~self.mask, 0.0)
 
     def row_sum(self, values: Tensor) -> Tensor:
-        return values.sum(1)
+        return _over_latents(values.sum(1))
 
     def decode(self, values: Tensor, weight: Tensor) -> Tensor:
-        return values @ weight
+        return _over_latents(values @ weight)
 
     def decode_groups(self, values: Tensor, weight: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         parts = zip(torch.split(values, list(sizes), dim=1), torch.split(weight, list(sizes)), strict=True)
@@ -276,11 +277,16 @@ class DenseCodes(Codes):
 
     def count(self, values: Tensor) -> Tensor:
         parts = torch.split(values.detach(), 128)  # small temporaries stay in cache
-        return torch.cat([(part > 0).to(part.dtype).sum(1) for part in parts])
+        return _over_latents(torch.cat([(part > 0).to(part.dtype).sum(1) for part in parts]))
 
     def fired(self, values: Tensor) -> Tensor:
         positive: Tensor = values.amax(0) > 0
         return positive
+
+
+def _over_latents(part: Tensor) -> Tensor:
+    """What the latents of this process give, and those of the others."""
+    return distributed.current().sum(part, "latents")
 
 
 def _preactivations(x: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch) -> Tensor:
@@ -321,11 +327,14 @@ def codes_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, scratch: Scratch
     with torch.no_grad():
         h = _preactivations(x, weight, bias, scratch)
         n, width = h.shape
-        k = min(k, width)
-        values, cols = h.topk(k, dim=1, sorted=False)
+        values, cols = h.topk(min(k, width), dim=1, sorted=False)
+        ranks = distributed.current()
+        if ranks.parts("latents") > 1:
+            every = torch.cat(ranks.gathered(values.T, "latents"))
+            values = values.where(values >= every.topk(min(k, len(every)), dim=0).values.amin(0)[:, None], 0.0)
     if not _has_kernels(h) or k > DENSE_ABOVE * width:
         return DenseCodes(x, weight, bias, h, torch.zeros_like(h, dtype=torch.bool).scatter_(1, cols, values > 0))
-    rows = torch.arange(n).repeat_interleave(k)
+    rows = torch.arange(n).repeat_interleave(cols.shape[1])
     values, cols = values.view(-1), cols.view(-1)
     positive = values > 0
     if not bool(positive.all()):
@@ -339,7 +348,14 @@ def codes_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, k: float, scratch:
     """
     with torch.no_grad():
         h = _preactivations(x, weight, bias, scratch)
-        mask = batch_topk_mask(h, round(k * h.shape[0]))
+        ranks = distributed.current()
+        count = round(k * float(ranks.sum(torch.tensor(h.shape[0]), "rows")))
+        mask = batch_topk_mask(h, count)
+        if ranks.count > 1:
+            mine = torch.cat(ranks.gathered(h[mask], "latents"))
+            every = torch.cat(ranks.gathered(mine, "rows"))
+            if len(every) > count:
+                mask &= h >= every.topk(count, sorted=False).values.min()
     return _from_mask(x, weight, bias, h, mask)
 
 

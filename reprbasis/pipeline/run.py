@@ -12,10 +12,11 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..interfaces.artifact import Artifact
     from ..interfaces.model import ModelInfo
     from ..registry import Registry
+    from ..runtime.distributed import Ranks
 
 log = logging.getLogger(__name__)
 ALL_STEPS = "*"
@@ -65,10 +67,26 @@ def run(spec: PipelineSpec, registry: Registry, *, runs: Path = Path("runs"), un
         spec, registry, runs, until, force: see `plan`.
         reporters: who shows it (default: those the pipeline names).
 
+    Under torchrun every process calls this. Steps that can (capability `parallel`) use all of them; the first process does the
+    others, and it alone writes artifacts and reports.
+
     Raises:
         ReprBasisError: what a step raised, after the record was written and the reporters were told.
     """
-    if reporters is None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun
+        from ..runtime.distributed import together
+
+        with together() as ranks:
+            return _run(spec, registry, runs, until, force, reporters, ranks)
+    return _run(spec, registry, runs, until, force, reporters, None)
+
+
+def _run(spec: PipelineSpec, registry: Registry, runs: Path, until: str | None, force: Collection[str],
+         reporters: Sequence[Reporter[Any]] | None, ranks: Ranks | None) -> RunRecord:
+    first = ranks is None or ranks.rank == 0
+    if not first:
+        reporters = []
+    elif reporters is None:
         reporters = [registry.build(s) for s in spec.report]
     records, info = _plan(spec, registry, runs, until, force)
     folder = runs / spec.name
@@ -78,8 +96,8 @@ def run(spec: PipelineSpec, registry: Registry, *, runs: Path = Path("runs"), un
                        str(spec.source) if spec.source else None, spec.overrides)
     with manifests.storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        work = _Work(spec, registry, reporters, record)
+    with _alone(folder) if first else nullcontext():
+        work = _Work(spec, registry, reporters, record, ranks)
         for reporter in reporters:
             reporter.run_started(record)
         try:
@@ -202,6 +220,7 @@ class _Work:
     registry: Registry
     reporters: Sequence[Reporter[Any]]
     record: RunRecord
+    ranks: Ranks | None = None
 
     def __post_init__(self) -> None:
         self.artifacts: dict[str, Artifact] = {}
@@ -239,26 +258,47 @@ class _Work:
             self.update(index, record)
             return
         began = time.monotonic()
+        found = self.registry.component("step", record.component)
         try:
-            inputs = {port: self.artifact(source) for port, source in step.inputs.items()}
-            scratch = self.record.folder / ".work" / record.folder.name
-            with manifests.storage(scratch):
-                scratch.mkdir(parents=True, exist_ok=True)
-            context = StepContext(self.registry, scratch, self.spec.seed, self.load_model, self.progress)
-            made = self.registry.build(step.selection).run(context, **inputs)
-            made_from = {s.name: s.fingerprint for s in self.record.steps}
-            prints = {port: made_from[source] for port, source in step.inputs.items()}
-            found = self.registry.component("step", record.component)
-            save(made, record.folder, fingerprint=record.fingerprint, overwrite=True, inputs=prints,
-                 writer={"component": found.full_name, "version": found.version})
-            self.artifacts[record.name] = attached(made, record.folder, self.registry)
-            shutil.rmtree(scratch, ignore_errors=True)
+            with self.turn("parallel" in found.component.provides) as mine:
+                if mine:
+                    inputs = {port: self.artifact(source) for port, source in step.inputs.items()}
+                    scratch = self.record.folder / ".work" / record.folder.name
+                    with manifests.storage(scratch):
+                        scratch.mkdir(parents=True, exist_ok=True)
+                    context = StepContext(self.registry, scratch, self.spec.seed, self.load_model, self.progress)
+                    made = self.registry.build(step.selection).run(context, **inputs)
+                if self.first:
+                    made_from = {s.name: s.fingerprint for s in self.record.steps}
+                    prints = {port: made_from[source] for port, source in step.inputs.items()}
+                    save(made, record.folder, fingerprint=record.fingerprint, overwrite=True, inputs=prints,
+                         writer={"component": found.full_name, "version": found.version})
+                    self.artifacts[record.name] = attached(made, record.folder, self.registry)
+            if self.first:
+                shutil.rmtree(scratch, ignore_errors=True)
         except BaseException as error:
             message = str(error) if isinstance(error, ReprBasisError) else f"{type(error).__name__}: {error}"
             self.update(index, replace(record, status="failed", seconds=time.monotonic() - began, error=message))
             raise
         seconds = time.monotonic() - began
         self.update(index, replace(record, status="done", seconds=seconds, made=seconds))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.ranks is None or self.ranks.rank == 0
+
+    @contextmanager
+    def turn(self, parallel: bool) -> Iterator[bool]:
+        """Whether this process takes part in a step; at the end all wait until it is done."""
+        if self.ranks is None:
+            yield True
+            return
+        from ..runtime.distributed import apart
+
+        with nullcontext() if parallel else apart():
+            yield parallel or self.first
+        self.ranks.barrier()
 
     def update(self, index: int, record: StepRecord) -> None:
         steps = list(self.record.steps)
@@ -269,6 +309,8 @@ class _Work:
         self.write()
 
     def write(self) -> None:
+        if not self.first:
+            return
         raw = asdict(self.record)
         del raw["folder"]
         for step in raw["steps"]:

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from ..artifacts.manifest import new_folder, write_json
 from ..artifacts.store import read_tensors, write_tensors
-from ..errors import DataError, NumericsError, UserError
+from ..errors import CapabilityError, DataError, NumericsError, UserError
 from ..interfaces.learner import ActivationStats, Dictionary, DictionaryLearner, Rows, StepInfo
 from ..interfaces.reporter import Progress, Silent
 from ..sites import Site
+from . import distributed
 from .activations import Activations
 from .basis import Basis, Normaliser, NormaliserKind
 from .buffer import Columns, MixingBuffer
@@ -102,9 +103,13 @@ class Preparation:
 def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int, sites: str | Sequence[str | Site] = "*",
         normaliser: NormaliserKind = "affine", batch: int = 4096, lr: float | None = None, warmup: float = 0.05,
         decay: float = 0.2, lr_end: float = 1.0, clip: float | None = 1.0, buffer: int = 2**18, norm_cap: float = 4.0,
-        repeats: bool = False, log_every: int = 20, checkpoint_seconds: float = 60.0, seed: int = 0, folder: Path | None = None,
-        progress: Progress | None = None, capabilities: frozenset[str] | None = None) -> Basis:
+        repeats: bool = False, log_every: int = 20, checkpoint_seconds: float = 60.0, shards: int = 1, seed: int = 0,
+        folder: Path | None = None, progress: Progress | None = None, capabilities: frozenset[str] | None = None) -> Basis:
     """Learn one dictionary over all chosen sites.
+
+    Under torchrun every process calls this with the same arguments and gets the same basis: the rows of each step are divided
+    over the processes, or over groups of `shards` processes that divide the latents. The result is that of one process up to
+    rounding, and a checkpoint may be resumed by another number of processes.
 
     Args:
         learner: the kind of dictionary.
@@ -122,12 +127,14 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
             shares counts once.
         log_every: steps between log lines; the only points where the loop waits for the device.
         checkpoint_seconds: time between checkpoints (only with `folder`).
+        shards: processes that share the latents of the dictionary (only under torchrun).
         seed: fixes data order, initialisation and the learner's randomness.
         folder: where checkpoints are kept and looked for; None: none.
         progress: where to report.
         capabilities: recorded in the basis; None: asked of the registry.
 
     Raises:
+        CapabilityError: under torchrun, a learner whose rows or latents cannot be divided.
         DataError: fewer rows than two batches.
         NumericsError: a loss term is NaN or infinite; names the step and the term.
     """
@@ -144,34 +151,44 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
     capacity = max(min(buffer, available), 2 * batch)
     mixing = MixingBuffer(source, capacity=capacity, batch=batch, seed=seed)
     stats = activation_stats(source, prepare, seed=seed)
+    if capabilities is None:
+        from ..discovery import default_registry
+
+        capabilities = frozenset(default_registry().component("learner", learner.full_name).component.provides
+                                 if learner.full_name else ())
     dictionary = learner.start(stats, generator)
     dictionary.train()
-    peak = learner.learning_rate(dictionary.d_dict) if lr is None else lr
-    optimiser, factors = _optimiser(learner, dictionary, peak)
+    width = dictionary.d_dict
+    peak = learner.learning_rate(width) if lr is None else lr
     total = rows // batch
     history: list[dict[str, float]] = []
     sums: dict[str, Tensor] = {}
     start = 0
     checkpoint = None if folder is None else folder / "checkpoint"
-    if checkpoint is not None and (checkpoint / "state.json").is_file():
-        start, history, sums = _resume(checkpoint, dictionary, optimiser, generator, mixing)
-        log.info("resumed at step %d of %d", start, total)
     saved = time.monotonic()
-    watched = capabilities is None or "sparse-latents" in capabilities
+    watched = "sparse-latents" in capabilities
 
-    with (progress or Silent()).task("learn", total=rows, unit="rows") as task:
+    with distributed.grid(shards) as ranks, (progress or Silent()).task("learn", total=rows, unit="rows") as task:
+        _check_division(learner, capabilities, ranks)
+        divided = distributed.Divided(dictionary, ranks)
+        parameters = {name: p for name, p in dictionary.named_parameters() if p.requires_grad}
+        optimiser, factors = _optimiser(learner, dictionary, peak)
+        if checkpoint is not None and (checkpoint / "state.json").is_file():
+            start, history, sums = _resume(checkpoint, divided, optimiser, generator, mixing)
+            log.info("resumed at step %d of %d", start, total)
         for step in range(start, total):
             columns = mixing.next()
             assert columns is not None  # the source is endless
             info = StepInfo(step, total, step * batch, generator)
             for group, factor in zip(optimiser.param_groups, factors, strict=True):
                 group["lr"] = peak * factor * schedule(step, total, warmup, decay, lr_end)
-            terms = learner.loss(dictionary, prepare(columns), info)
+            terms = learner.loss(dictionary, prepare({name: ranks.share(column) for name, column in columns.items()}), info)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            ranks.average_gradients(parameters.values())
             learner.before_step(dictionary, info)
             if clip is not None:
-                torch.nn.utils.clip_grad_norm_(dictionary.parameters(), clip, foreach=True)
+                divided.clip(parameters, clip)
             optimiser.step()
             learner.after_step(dictionary, info)
             for name, value in {**terms, **info.scratch}.items():
@@ -179,27 +196,31 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
             if (step + 1) % log_every == 0 or step + 1 == total:
                 line = _line(sums, step, log_every, batch)
                 history.append(line)
-                if watched and step + 1 >= total / 2 and line.get("l0", 0.0) > DENSE * dictionary.d_dict:
+                if watched and not ranks.rank and step + 1 >= total / 2 and line.get("l0", 0.0) > DENSE * width:
                     watched = False  # said once
                     log.warning("density alarm: %.0f of %d latents are active per row after %d steps; a code that is not sparse "
-                                "reconstructs well and explains nothing", line["l0"], dictionary.d_dict, step + 1)
+                                "reconstructs well and explains nothing", line["l0"], width, step + 1)
                 sums = {}
                 task.update((step + 1) * batch, **{k: v for k, v in line.items() if k not in ("step", "rows")})
-            if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and step + 1 < total:
-                _checkpoint(checkpoint, step + 1, history, sums, dictionary, optimiser, generator, mixing)
+            if checkpoint is not None and step + 1 < total and ranks.decide(time.monotonic() - saved >= checkpoint_seconds):
+                _checkpoint(checkpoint, step + 1, history, sums, divided, optimiser, generator, mixing)
                 saved = time.monotonic()
+        divided.join()
     shipped = learner.finish(dictionary, stats)
-    if capabilities is None:
-        from ..discovery import default_registry
-
-        capabilities = frozenset(default_registry().component("learner", learner.full_name).component.provides
-                                 if learner.full_name else ())
     details = {"history": history,
                "training": {"rows": total * batch, "batch": batch, "lr": peak, "warmup": warmup, "decay": decay, "lr_end": lr_end,
                             "clip": clip, "buffer": capacity, "norm_cap": norm_cap, "repeats": repeats,
                             "normaliser": normaliser, "seed": seed, "epochs": total * batch / available},
                "activations": dict(activations.origin)}
     return Basis(chosen, norm, shipped, learner, capabilities=capabilities, details=details)
+
+
+def _check_division(learner: DictionaryLearner[Any], capabilities: frozenset[str], ranks: distributed.Ranks) -> None:
+    for axis in ("rows", "latents"):
+        if ranks.parts(axis) > 1 and f"divisible-{axis}" not in capabilities:
+            do = "learn in one process, without torchrun" if axis == "rows" else "use shards: 1"
+            raise CapabilityError(f"the {axis} of the learner '{learner.full_name}' cannot be divided over {ranks.parts(axis)} "
+                                  "processes", do=do)
 
 
 def activation_stats(source: RowSource, prepare: Preparation, *, seed: int, most: int = 8192) -> ActivationStats:
@@ -259,10 +280,15 @@ def _line(sums: Mapping[str, Tensor], step: int, every: int, batch: int) -> dict
 
 
 def _checkpoint(folder: Path, step: int, history: list[dict[str, float]], sums: Mapping[str, Tensor],
-                dictionary: Dictionary, optimiser: torch.optim.Adam, generator: torch.Generator, mixing: MixingBuffer) -> None:
-    state = {f"dictionary/{k}": v for k, v in dictionary.state_dict().items()}
+                divided: distributed.Divided, optimiser: torch.optim.Adam, generator: torch.Generator,
+                mixing: MixingBuffer) -> None:
+    """Every rank takes part, rank 0 writes. The tensors are whole, however the dictionary was divided."""
+    state = {f"dictionary/{name}": value for name, value in divided.state().items()}
+    names = _names(optimiser, divided.dictionary)
     for index, slots in optimiser.state_dict()["state"].items():
-        state |= {f"optimiser/{index}/{k}": v for k, v in slots.items()}
+        state |= {f"optimiser/{index}/{k}": divided.whole(names[index], v) if v.ndim else v for k, v in slots.items()}
+    if divided.ranks.rank:
+        return
     state |= {f"buffer/{k}": v for k, v in mixing.state().items()}
     state |= {f"sums/{k}": v for k, v in sums.items()}
     state["generator"] = generator.get_state()
@@ -271,7 +297,13 @@ def _checkpoint(folder: Path, step: int, history: list[dict[str, float]], sums: 
         write_json(part / "state.json", {"step": step, "history": history})
 
 
-def _resume(folder: Path, dictionary: Dictionary, optimiser: torch.optim.Adam, generator: torch.Generator,
+def _names(optimiser: torch.optim.Adam, dictionary: Dictionary) -> list[str]:
+    """Name of each parameter, in the optimiser's order."""
+    names = {id(p): name for name, p in dictionary.named_parameters()}
+    return [names[id(p)] for group in optimiser.param_groups for p in group["params"]]
+
+
+def _resume(folder: Path, divided: distributed.Divided, optimiser: torch.optim.Adam, generator: torch.Generator,
             mixing: MixingBuffer) -> tuple[int, list[dict[str, float]], dict[str, Tensor]]:
     facts = json.loads((folder / "state.json").read_text())
     state = read_tensors(folder / "state.safetensors")
@@ -279,11 +311,12 @@ def _resume(folder: Path, dictionary: Dictionary, optimiser: torch.optim.Adam, g
     def under(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
-    dictionary.load_state_dict(under("dictionary/"))
+    divided.load(under("dictionary/"))
+    names = _names(optimiser, divided.dictionary)
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in under("optimiser/").items():
         index, _, key = name.partition("/")
-        slots.setdefault(int(index), {})[key] = value
+        slots.setdefault(int(index), {})[key] = divided.part(names[int(index)], value) if value.ndim else value
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     generator.set_state(state["generator"])
     mixing.restore(under("buffer/"))

@@ -4,6 +4,7 @@
    user turn are sorted by length, cut into batches, and each batch is continued together.
 2. A finished batch is written atomically to `context.scratch`, under a name that digests everything that went in; when
    the work is repeated, it is read back. What is in a batch depends on the input alone, never on what is finished.
+3. Under torchrun the batches of a turn are divided over the processes, which read back what the others wrote.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..errors import CapabilityError, DataError, StorageError
 from ..interfaces.corpus import CorpusContext
 from ..interfaces.model import ModelAdapter, Sampling
 from ..interfaces.tokens import Example, Message, TokenSequence
+from . import distributed
 
 WINDOW = 8
 """Batches that are sorted by length together. Examples come out in their original order, a window at a time."""
@@ -67,7 +69,7 @@ def complete(model: ModelAdapter[Any], examples: Iterable[Example], sampling: Sa
         raise CapabilityError(f"the model '{model.full_name}' cannot generate",
                               do="use a model that can, or generate: false")
     total = len(examples) if isinstance(examples, Sized) else None
-    source, done, written, spent = iter(examples), 0, 0, 0.0
+    source, done, written, spent, ranks = iter(examples), 0, 0, 0.0, distributed.current()
     with context.progress.task("generate answers", total, "dialogues") as task:
         while window := list(islice(source, WINDOW * batch)):
             prompts = [_prompt(e) for e in window]
@@ -76,11 +78,16 @@ def complete(model: ModelAdapter[Any], examples: Iterable[Example], sampling: Sa
             for turn in range(max(map(_turns, prompts))):
                 asked = {i: _fill(p, answers[i], upto=turn) for i, p in enumerate(prompts) if _turns(p) > turn}
                 order = sorted(asked, key=lambda i: (_length(asked[i]), i))
-                for at in range(0, len(order), batch):
-                    chunk = order[at:at + batch]
+                chunks = [order[at:at + batch] for at in range(0, len(order), batch)]
+                jobs = [([asked[i] for i in chunk], [done + i for i in chunk]) for chunk in chunks]
+                drawn = replace(sampling, seed=sampling.seed + 1_000_003 * turn)
+                if ranks.count > 1 and context.scratch is not None:
+                    for job in jobs[ranks.rank::ranks.count]:
+                        _batch(model, *job, drawn, context.scratch)
+                    ranks.barrier()  # now every batch of this turn can be read back
+                for chunk, job in zip(chunks, jobs, strict=True):
                     begun = time.perf_counter()
-                    found = _batch(model, [asked[i] for i in chunk], [done + i for i in chunk],
-                                   replace(sampling, seed=sampling.seed + 1_000_003 * turn), context.scratch)
+                    found = _batch(model, *job, drawn, context.scratch)
                     for i, answer in zip(chunk, found, strict=True):
                         answers[i].append(answer)
                     spent += time.perf_counter() - begun

@@ -25,12 +25,13 @@ from torch import Tensor
 
 from ..artifacts.manifest import hash_file, write_json
 from ..artifacts.store import read_tensors, write_tensors
-from ..errors import DataError, NumericsError, SiteError
+from ..errors import DataError, NumericsError, SiteError, UserError
 from ..interfaces.corpus import Corpus, CorpusContext
 from ..interfaces.model import ModelAdapter
 from ..interfaces.reporter import Progress, Silent
 from ..interfaces.tokens import Example, TokenBatch, TokenSequence
 from ..sites import Site
+from . import distributed
 from .activations import Activations, SiteStats, TokenTable, beginnings, shard_name
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example] | 
             dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16", seed: int = 0, folder: Path | None = None,
             progress: Progress | None = None) -> Activations:
     """Run the model over a corpus and keep the activations of `sites`.
+
+    Under torchrun the shards are divided over the processes, which share `folder`; the result is the same, bit for bit.
 
     Args:
         model: the network.
@@ -95,14 +98,19 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example] | 
     total, pending = 0, 0
     group: list[TokenSequence] = []
 
-    with progress.task("harvest", total=tokens, unit="tokens") as task:
+    with distributed.grid() as ranks, progress.task("harvest", total=tokens, unit="tokens") as task:
+        if ranks.count > 1 and keep is not None:
+            raise UserError(f"{ranks.count} processes work together, and each has a folder of its own",
+                            do="give harvest a folder that all of them share")
+
         def flush() -> None:
             nonlocal group, pending
             if group:
                 index = len(shards)
                 path = folder / shard_name(index)
-                sums = _shard(model, group, _news(group, known), chosen, path, row_tokens, rows, DTYPES[dtype])
-                moments.add(sums)
+                inner = _news(group, known)
+                if index % ranks.count == ranks.rank:
+                    _shard(model, group, inner, chosen, path, row_tokens, rows, DTYPES[dtype])
                 shards.append(pending)
                 train.extend(group)
                 group, pending = [], 0
@@ -132,6 +140,9 @@ def harvest(model: ModelAdapter[Any], corpus: Corpus[Any] | Iterable[Example] | 
                 add(laid.add(sequence))
         add(laid.end())
         flush()
+        ranks.barrier()
+    for index in range(len(shards)):
+        moments.add(read_tensors(_sums_path(folder / shard_name(index))))
     if not train:
         raise DataError("the corpus gave no example", do="check the path, filters and limit of the corpus")
     if total < tokens:
@@ -282,11 +293,11 @@ class _Moments:
 
 
 def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], inner: Tensor, sites: tuple[Site, ...], path: Path,
-           row_tokens: int, rows: int, dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """Compute one shard unless it is there; returns its sums."""
-    record, sums_path = path.with_suffix(".json"), path.with_suffix(".sums")
+           row_tokens: int, rows: int, dtype: torch.dtype) -> None:
+    """Compute one shard and its sums unless they are there."""
+    record = path.with_suffix(".json")
     if record.is_file() and json.loads(record.read_text())["sha256"] == hash_file(path).sha256:
-        return read_tensors(sums_path)
+        return
     first = {s.sequence: i for i, s in enumerate(sequences)}
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     owners: list[Tensor] = []
@@ -314,6 +325,9 @@ def _shard(model: ModelAdapter[Any], sequences: Sequence[TokenSequence], inner: 
                                 do="check the model's weights and dtype (float16 overflows where float32 does not)")
         tensors[str(site)] = x.to(dtype)
     write_tensors(path, tensors)
-    write_tensors(sums_path, sums)
+    write_tensors(_sums_path(path), sums)
     write_json(record, {"tokens": len(inner), "sha256": hash_file(path).sha256})
-    return sums
+
+
+def _sums_path(path: Path) -> Path:
+    return path.with_suffix(".sums")

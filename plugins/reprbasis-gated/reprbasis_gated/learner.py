@@ -72,15 +72,15 @@ class GatedLearner(AffineLearner[GatedConfig]):
         error, residual = self.reconstruction(state, batch, codes.decode(z, dictionary.W_dec) + dictionary.b_dec, step)
         ramp = min(1.0, step.progress / self.config.warmup) if self.config.warmup else 1.0
         variance = state.variance.to(z.dtype)
-        size = batch.share @ codes.row_sum(gate) / variance.sqrt()
+        size = batch.mean(codes.row_sum(gate)) / variance.sqrt()
         miss = batch.x - codes.decode(gate, dictionary.W_dec.detach()) - dictionary.b_dec.detach()
         with torch.no_grad():
-            step.log("l0", batch.share @ codes.count(z))
-            state.track(codes.fired(z), len(batch.x))
+            step.log("l0", batch.mean(codes.count(z)))
+            state.track(codes.fired(z), batch.rows)
         terms = {"reconstruction": error, "l1": self.config.l1 * ramp * size,
-                 "gate": self.config.gate_aux * (batch.share @ torch.linalg.vecdot(miss, miss)) / variance}
+                 "gate": self.config.gate_aux * batch.mean(torch.linalg.vecdot(miss, miss)) / variance}
         if self.config.aux:
-            dead = self.dead(state, step, len(batch.x))
+            dead = self.dead(state, step, batch.rows)
             terms["aux"] = self.config.aux * auxk_loss(dictionary, batch, residual, dead, max(dictionary.d_in // 2, 1))
         return terms
 

@@ -10,4 +10,5 @@ def reprbasis_register(register):
     """Offer the learner."""
     register(Component(kind="learner", name="gated", config=GatedConfig, factory="reprbasis_gated.learner:GatedLearner",
                        summary="Sparse dictionary whose gates carry the L1 penalty, so that magnitudes do not shrink",
-                       provides={"affine-decoder", "nonnegative-latents", "sparse-latents"}))
+                       provides={"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows",
+                                 "divisible-latents"}))

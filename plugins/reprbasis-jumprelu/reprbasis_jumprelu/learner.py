@@ -56,18 +56,18 @@ class JumpReLULearner(AffineLearner[JumpReLUConfig]):
         error, _ = self.reconstruction(state, batch, codes.decode(z, dictionary.W_dec) + dictionary.b_dec, step)
         ramp = min(1.0, step.progress / self.config.warmup) if self.config.warmup else 1.0
         l0 = codes.row_sum(fires(codes.h, local, bandwidth))
-        step.log("l0", batch.share @ l0)
+        step.log("l0", batch.mean(l0))
         if self.config.sparsity == "target":
             sparsity = self._excess(l0, batch, step)
         elif self.config.sparsity == "l0":
-            sparsity = batch.share @ l0
+            sparsity = batch.mean(l0)
         else:
-            sparsity = batch.share @ codes.row_sum(torch.tanh(TANH_SLOPE / sigma * z))
+            sparsity = batch.mean(codes.row_sum(torch.tanh(TANH_SLOPE / sigma * z)))
         terms = {"reconstruction": error, "sparsity": self._coefficient(dictionary.d_in) * ramp * sparsity}
         with torch.no_grad():
-            state.track(codes.fired(z), len(batch.x))
+            state.track(codes.fired(z), batch.rows)
         if self.config.revive:
-            terms["revive"] = self.config.revive * reach_loss(dictionary, batch, self.dead(state, step, len(batch.x)))
+            terms["revive"] = self.config.revive * reach_loss(dictionary, batch, self.dead(state, step, batch.rows))
         return terms
 
     def after_step(self, dictionary, step):
@@ -85,11 +85,10 @@ class JumpReLULearner(AffineLearner[JumpReLUConfig]):
 
     def _excess(self, l0, batch, step):
         target = self._target(batch.x.shape[1])
-        overall = (batch.share @ l0 / target - 1).square()
+        overall = (batch.mean(l0) / target - 1).square()
         if self.config.site_limit is None:
             return overall
-        sites = int(batch.site.max()) + 1
-        weight = l0.new_zeros(sites).index_add(0, batch.site, batch.share)
-        mean = l0.new_zeros(sites).index_add(0, batch.site, batch.share * l0) / weight.clamp_min(1e-12)
+        weight, total = batch.site_sums(torch.stack([torch.ones_like(l0), l0], 1)).T
+        mean = total / weight.clamp_min(1e-12)
         step.log("l0_max_site", mean.max())
         return overall + (mean / (self.config.site_limit * target) - 1).relu().square().sum() / (weight > 0).sum()

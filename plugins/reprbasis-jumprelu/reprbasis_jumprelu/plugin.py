@@ -11,4 +11,5 @@ def reprbasis_register(register):
     register(Component(kind="learner", name="jumprelu", config=JumpReLUConfig,
                        factory="reprbasis_jumprelu.learner:JumpReLULearner",
                        summary="Sparse dictionary with a learned threshold per latent",
-                       provides={"affine-decoder", "nonnegative-latents", "sparse-latents"}))
+                       provides={"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows",
+                                 "divisible-latents"}))

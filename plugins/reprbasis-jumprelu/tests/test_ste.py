@@ -7,6 +7,7 @@ from reprbasis_jumprelu.learner import JumpReLULearner
 from reprbasis_jumprelu.ste import jump, step
 
 from reprbasis.interfaces.learner import StepInfo
+from reprbasis.kits.affine import Weighted
 from reprbasis.kits.sparse import Scratch, codes_above
 from reprbasis.testing.planted import Planted
 
@@ -89,12 +90,7 @@ def test_site_limit_pulls_the_dense_site_only():
     """Equal L0 everywhere at the target costs nothing; the same mean L0 on one site alone does."""
     learner = JumpReLULearner(JumpReLUConfig(width=8, target_l0=4.0, site_limit=1.5))
     share, site, info = torch.full((4,), 0.25), torch.tensor([0, 1, 2, 3]), StepInfo(0, 1, 0, torch.Generator())
-
-    class Batch:
-        x = torch.zeros(4, 32)
-
-    batch = Batch()
-    batch.share, batch.site = share, site
+    batch = Weighted(torch.zeros(4, 32), share, site, 4)
     assert learner._excess(torch.full((4,), 4.0), batch, info) == 0
     l0 = torch.tensor([16.0, 0.0, 0.0, 0.0], requires_grad=True)
     cost = learner._excess(l0, batch, info)

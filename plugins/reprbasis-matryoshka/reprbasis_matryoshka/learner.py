@@ -50,15 +50,15 @@ class MatryoshkaLearner(AffineLearner[MatryoshkaConfig]):
         *inner, full = accumulate(codes.decode_groups(z, dictionary.W_dec, self._sizes()), initial=dictionary.b_dec)
         error, residual = self.reconstruction(state, batch, full, step)
         misses = [batch.x - guess for guess in inner[1:]]
-        errors = [batch.share @ torch.linalg.vecdot(miss, miss) / state.variance.to(error.dtype) for miss in misses]
+        errors = [batch.mean(torch.linalg.vecdot(miss, miss)) / state.variance.to(error.dtype) for miss in misses]
         weights = self.config.weights or [1.0] * len(self.config.prefixes)
         terms = {"reconstruction": torch.stack([*errors, error]) @ error.new_tensor(weights) / sum(weights)}
         with torch.no_grad():
-            step.log("l0", batch.share @ codes.count(z))
-            state.track(codes.fired(z), len(batch.x))
+            step.log("l0", batch.mean(codes.count(z)))
+            state.track(codes.fired(z), batch.rows)
             follow_smallest(state, z, self.config.threshold_rate)
         if self.config.aux:
-            dead = self.dead(state, step, len(batch.x))
+            dead = self.dead(state, step, batch.rows)
             terms["aux"] = self.config.aux * auxk_loss(dictionary, batch, residual, dead, max(dictionary.d_in // 2, 1))
         return terms
 

@@ -33,12 +33,12 @@ class ReLULearner(AffineLearner[ReLUConfig]):
         z = relu(codes.h)
         error, residual = self.reconstruction(state, batch, codes.decode(z, dictionary.W_dec) + dictionary.b_dec, step)
         ramp = min(1.0, step.progress / self.config.warmup) if self.config.warmup else 1.0
-        size = batch.share @ codes.row_sum(z) / state.variance.sqrt().to(z.dtype)
+        size = batch.mean(codes.row_sum(z)) / state.variance.sqrt().to(z.dtype)
         with torch.no_grad():
-            step.log("l0", batch.share @ codes.count(z))
-            state.track(codes.fired(z), len(batch.x))
+            step.log("l0", batch.mean(codes.count(z)))
+            state.track(codes.fired(z), batch.rows)
         terms = {"reconstruction": error, "l1": self.config.l1 * ramp * size}
         if self.config.aux:
-            dead = self.dead(state, step, len(batch.x))
+            dead = self.dead(state, step, batch.rows)
             terms["aux"] = self.config.aux * auxk_loss(dictionary, batch, residual, dead, max(dictionary.d_in // 2, 1))
         return terms

@@ -67,6 +67,8 @@ class LearnConfig(ComponentConfig):
     """Steps between two points of the training curves."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """Time between checkpoints."""
+    shards: int = Field(1, ge=1)
+    """Under torchrun: processes that share the latents; their number divides that of all processes, the rest divide the rows."""
     seed: int | None = Field(None, ge=0)
     """Of data order and initialisation; null: the seed of the pipeline. For several trainings in one pipeline."""
 

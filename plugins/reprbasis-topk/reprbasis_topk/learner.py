@@ -81,12 +81,12 @@ class TopKLearner(AffineLearner[TopKConfig]):
         z = codes.kept(relu(codes.h))
         error, residual = self.reconstruction(state, batch, codes.decode(z, dictionary.W_dec) + dictionary.b_dec, step)
         with torch.no_grad():
-            step.log("l0", batch.share @ codes.count(z))
-            state.track(codes.fired(z), len(batch.x))
+            step.log("l0", batch.mean(codes.count(z)))
+            state.track(codes.fired(z), batch.rows)
             self.observe(state, z)
         terms = {"reconstruction": error}
         if self.config.aux:
-            dead = self.dead(state, step, len(batch.x))
+            dead = self.dead(state, step, batch.rows)
             terms["aux"] = self.config.aux * auxk_loss(dictionary, batch, residual, dead, max(dictionary.d_in // 2, 1))
         return terms
 

@@ -4,7 +4,7 @@ from reprbasis import Component, hookimpl
 
 from .config import BatchTopKConfig, TopKConfig
 
-PROVIDES = {"affine-decoder", "nonnegative-latents", "sparse-latents"}
+PROVIDES = {"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows", "divisible-latents"}
 
 
 @hookimpl
