@@ -25,6 +25,7 @@ SUMMARIES = {
     "aligner": "Ridge regression between two spaces",
     "metric": "Entropy of the next-token distribution at the last token, nats",
     "evaluator": "Variance unexplained per site on held-out text, beside a control",
+    "judge": "The words that were marked, and nothing of what they mean",
     "codec": "A basis as one JSON and one safetensors file",
     "step": "How near the directions of a dictionary lie to each other",
     "reporter": "One text file with the steps and their measurements",

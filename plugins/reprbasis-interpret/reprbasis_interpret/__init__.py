@@ -1,0 +1,1 @@
+"""Can a judge tell from text alone where a latent is active?"""
