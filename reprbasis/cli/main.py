@@ -23,6 +23,8 @@ COMMANDS = {
     "pull": "download an artifact from the Hugging Face hub and verify it",
     "survey": "tell what a corpus is made of: domains, lengths, steps, repetitions, coverage",
     "tasks": "find out which tasks a model can do",
+    "lens": "see what every layer of a model reads as, token by token, or what a feature says",
+    "edit": "make a model say otherwise: plan, measure, export, revert",
     "align": "find out whether one model's space is a linear image of another's",
     "new": "write a new plugin: a small component of any kind that works and is proven",
 }

@@ -34,7 +34,8 @@ def principal(gram: Tensor) -> tuple[Tensor, Tensor]:
 def haar(d: int, generator: torch.Generator) -> Tensor:
     """A frame [D, D] drawn evenly from all rotations and reflections (QR with the signs of R; Mezzadri 2007)."""
     q, r = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64, generator=generator))
-    return q * r.diagonal().sign()
+    turned: Tensor = q * r.diagonal().sign()
+    return turned
 
 
 def spectrum(cov: Tensor, frame: Tensor) -> Tensor:

@@ -28,13 +28,13 @@ import reprbasis
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
 from reprbasis.interfaces.lens import Lens
 from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.kits.heldout import HeldOut
 from reprbasis.kits.intervals import mean
 from reprbasis.runtime.activations import Activations
 from reprbasis.runtime.reading import read_text
 from reprbasis.sites import Site
 
 from .config import LensesConfig
-from .heldout import HeldOut
 from .lenses import FINAL, last_site, training_rows, way_out
 
 BLOCK = 256

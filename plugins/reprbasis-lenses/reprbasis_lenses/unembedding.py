@@ -38,6 +38,7 @@ from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, 
 from reprbasis.interfaces.model import ModelAdapter, Start
 from reprbasis.kits.components import unembedded
 from reprbasis.kits.controls import untrained
+from reprbasis.kits.heldout import UNSEEN, HeldOut
 from reprbasis.kits.intervals import Estimate, mean, ratio
 from reprbasis.kits.subspaces import covariance, draws, keep, principal, spectrum
 from reprbasis.kits.tokenwise import Reference, predicts
@@ -45,7 +46,6 @@ from reprbasis.sites import Site
 
 from .config import UnembeddingConfig
 from .evaluator import Habits, Scores, score
-from .heldout import UNSEEN, HeldOut
 from .lenses import FINAL, last_site, training_rows
 from .shadow import (
     VARIANTS,

@@ -171,6 +171,26 @@ function heatChart(figure, { width = 460 } = {}) {
   return h("div", null, node, h("div", { class: "scale" }, show(low), h("i", { "aria-hidden": "true" }), show(high), h("span", { class: "muted" }, ` ${words(name)}, colour by square root`)));
 }
 
+/** Words in a table, coloured by a number in [0, 1]; one series at a time. A cell is [text, value, note, marked]. */
+function gridChart(figure) {
+  const names = Object.keys(figure.series), table = h("table", { class: "words" });
+  const head = h("thead", null, h("tr", null, h("th", null, ""), figure.x.map((t) => h("th", { scope: "col" }, t))));
+  const draw = (name) => {
+    const body = h("tbody", null, figure.series[name].map((row, r) => h("tr", null, h("th", { scope: "row" }, figure.y[r] ?? r),
+      row.map(([text, value, note, marked], c) => h("td", {
+        class: marked ? "marked" : null, style: isNumber(value) ? `background:rgba(var(--hot), ${(0.7 * Math.min(1, Math.max(0, value))).toFixed(3)})` : null,
+        onpointermove: (e) => tip(`${figure.y[r] ?? r} after "${figure.x[c] ?? c}"${names.length > 1 ? `, ${name}` : ""}\n${note}`, e),
+        onpointerleave: () => tip(null) }, text.trim() === "" ? JSON.stringify(text).slice(1, -1).replaceAll(" ", "␣") : text)))));
+    table.replaceChildren(head, body);
+  };
+  draw(names[0]);
+  const buttons = names.map((name) => h("button", { type: "button", "aria-pressed": String(name === names[0]), onclick: (e) => {
+    buttons.forEach((b) => b.setAttribute("aria-pressed", String(b === e.currentTarget)));
+    draw(name);
+  } }, name));
+  return h("div", null, names.length > 1 ? h("div", { class: "chips", role: "group", "aria-label": "Which reading" }, buttons) : null, h("div", { class: "scroll tall" }, table));
+}
+
 function figureTable(figure) {
   const heat = figure.kind === "heatmap", names = Object.keys(figure.series);
   const rows = heat ? Object.values(figure.series)[0] || [] : figure.series[names[0]] || [];
@@ -183,17 +203,18 @@ function figureTable(figure) {
 
 /** A figure with its title, legend, caption and table. */
 function drawFigure(figure, options = {}) {
-  const draw = { line: lineChart, heatmap: heatChart, bar: barChart, histogram: barChart }[figure.kind];
+  const draw = { line: lineChart, heatmap: heatChart, bar: barChart, histogram: barChart, grid: gridChart }[figure.kind];
   const names = Object.keys(figure.series);
   const empty = !draw || !names.some((n) => figure.series[n].length);
   const holder = h("div", { class: "drawing" });
   const paint = (log) => holder.replaceChildren(empty ? h("p", { class: "muted" }, draw ? "No data." : `This report cannot draw a figure of kind '${figure.kind}'.`) : draw(figure, { ...options, log }));
   paint(Boolean(options.log));
-  const positive = !empty && !options.log && figure.kind !== "heatmap" && names.flatMap((n) => figure.series[n]).filter(isNumber);
+  const drawn = figure.kind !== "heatmap" && figure.kind !== "grid";
+  const positive = !empty && !options.log && drawn && names.flatMap((n) => figure.series[n]).filter(isNumber);
   const wide = positive && positive.length && Math.min(...positive) >= 0 && Math.max(...positive) > 20 * Math.max(1e-9, median(positive));
   const logBox = wide ? h("label", { class: "mini" }, h("input", { type: "checkbox", onchange: (e) => paint(e.target.checked) }), " log") : null;
-  const legend = names.length > 1 && figure.kind !== "heatmap"
+  const legend = names.length > 1 && drawn
     ? h("div", { class: "legend" }, names.map((n) => h("span", null, h("i", { style: `background:${colourOf(n)}` }), words(n) || "value"))) : null;
   return h("figure", { class: figure.kind }, h("div", { class: "figure-head" }, h("h4", null, figure.title), logBox), legend, holder,
-    figure.caption ? h("figcaption", null, figure.caption) : null, empty ? null : fold("Numbers as a table", () => figureTable(figure), { class: "numbers" }));
+    figure.caption ? h("figcaption", null, figure.caption) : null, empty || figure.kind === "grid" ? null : fold("Numbers as a table", () => figureTable(figure), { class: "numbers" }));
 }

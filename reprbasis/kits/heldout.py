@@ -1,7 +1,9 @@
 """Held-out text, run once: the vectors of chosen sites at its tokens, and what is known of each token.
 
-Shapes: N tokens, D width.
+Shapes: N tokens, D width of a site.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reprbasis.errors import DataError
-from reprbasis.interfaces.evaluator import EvaluationInputs
-from reprbasis.interfaces.model import ModelAdapter
-from reprbasis.interfaces.tokens import TokenBatch
-from reprbasis.kits.tokenwise import predicts
-from reprbasis.sites import Site
+from ..errors import DataError
+from ..interfaces.evaluator import EvaluationInputs
+from ..interfaces.model import ModelAdapter
+from ..interfaces.tokens import TokenBatch, TokenSequence
+from ..sites import Site
+from .tokenwise import predicts
 
 UNSEEN = "unseen"
 """Flag of tokens whose text so far begins no training sequence, see `Activations.unseen`."""
@@ -44,13 +46,14 @@ class HeldOut:
     image: Tensor
 
     @classmethod
-    def run(cls, inputs: EvaluationInputs, sites: Sequence[Site], *, tokens: int, sequence_tokens: int) -> "HeldOut":
+    def run(cls, inputs: EvaluationInputs, sites: Sequence[Site], *, tokens: int, sequence_tokens: int) -> HeldOut:
         """Run up to so many tokens, of each sequence the first `sequence_tokens`.
 
         Raises:
             DataError: no token is new: every one repeats the beginning of a training sequence.
         """
-        model, chosen = inputs.model, []
+        model = inputs.model
+        chosen: list[TokenSequence] = []
         for sequence in inputs.held_out():
             sequence = sequence.cut(sequence_tokens)
             if chosen and sum(map(len, chosen)) + len(sequence) > tokens:

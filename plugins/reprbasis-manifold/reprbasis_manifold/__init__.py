@@ -1,0 +1,1 @@
+"""Do the layers of a model share a manifold?"""
