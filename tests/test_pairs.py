@@ -1,5 +1,7 @@
 """Rows of two models belong together where their tokens end at the same character."""
 
+import json
+
 import pytest
 import torch
 
@@ -83,7 +85,41 @@ def test_align_on_the_command_line(text, tmp_path, checkpoint, capsys):
     assert alignment.details["coverage"] == [1.0, 1.0]
 
 
+def test_layers_are_matched_and_a_page_is_written(text, tmp_path, checkpoint, capsys):
+    """Every layer's best partner is itself; the page holds heatmap, tables and figures, and needs nothing else."""
+    page = tmp_path / "page" / "align.html"
+    assert main(["align", str(checkpoint), str(checkpoint), "--corpus", text, "--match", "resid.*", "--tokens", "1000",
+                 "--aligner", "procrustes", "--aligner", "relative", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert all(f"resid.{i} -> resid.{i}, relative" in out for i in range(3))
+    assert "mean centred cosine on validation texts" in out
+    html = page.read_text("utf-8")
+    assert all(words in html for words in ("Which layers correspond", "cosine by site", "same-frequency", "reprbasis align"))
+    assert not any(words in html for words in ("<script src", "<link", "@import"))
+
+
+def test_maps_from_the_vocabulary_alone(text, checkpoint, capsys):
+    assert main(["align", str(checkpoint), str(checkpoint), "--corpus", text, "--site", "final", "--tokens", "1000", "--anchors",
+                 "vocabulary", "--aligner", "unembedding", "--aligner", "procrustes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["shared_tokens"] > 50
+    assert [r["name"] for r in found["results"]] == ["unembedding", "procrustes"]
+    assert all(r["verdict"].startswith("aligned: held-out cosine 1.000") for r in found["results"])
+
+
+def test_the_gain_of_the_last_norm_is_taken_off(checkpoint):
+    """Two models that differ in that gain alone have one `final` space; without folding they do not."""
+    models = [rb.create("model", "llama", checkpoint=str(checkpoint)) for _ in range(2)]
+    with torch.no_grad():
+        models[1].unembedding().gain.mul_(torch.linspace(0.2, 3, models[1].info.d_model))
+    final, texts = models[0].info.select("final"), [Example(text="one two three")]
+    folded, plainly = (next(paired(*models, texts, final, final, tokens=2, fold=f)) for f in (True, False))
+    assert torch.allclose(folded.a[final[0]], folded.b[final[0]], atol=1e-5)
+    assert not torch.allclose(plainly.a[final[0]], plainly.b[final[0]], atol=0.1)
+
+
 @pytest.mark.parametrize(("change", "words"), [
+    (["--match", "resid.*", "--site", "resid.0"], "one of them"), (["--aligner", "unembedding"], "--anchors vocabulary"),
     (["--site", "resid.99"], "resid.99"), (["--site", "resid.*"], "names 3 sites"), (["--tokens", "5"], "at least 100"),
     (["--aligner", "procrust"], "procrustes")])
 def test_wrong_arguments(text, checkpoint, capsys, change, words):

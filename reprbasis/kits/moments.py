@@ -70,6 +70,11 @@ class PairMoments:
             raise DataError("there are no paired rows", do="give at least one")
         return found
 
+    @staticmethod
+    def flops(n: int, a: int, b: int) -> int:
+        """Floating-point operations of the moments of n pairs of widths a and b: 2 n (a² + b² + ab)."""
+        return 2 * n * (a * a + b * b + a * b)
+
     @classmethod
     def _empty(cls, a: Tensor, b: Tensor) -> PairMoments:
         wide, high = len(a), len(b)

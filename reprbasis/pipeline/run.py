@@ -132,7 +132,7 @@ def fingerprint(spec: PipelineSpec, name: str, registry: Registry, info: ModelIn
     """SHA-256 over everything that decides the bytes of a step's artifact.
 
     Component and version (and those of every component in its config), config after defaults, content of every file the
-    config names, fingerprints of the inputs, model config and weights, seed.
+    config names, fingerprints of the inputs, model config and weights (also of further models in its config), seed.
     """
     step = spec.steps[name].selection
     found = registry.component("step", step.name)
@@ -142,8 +142,10 @@ def fingerprint(spec: PipelineSpec, name: str, registry: Registry, info: ModelIn
         used.append(spec.model)
         model = {"config": spec.model.dump(), "revision": info.revision if info else None}
     versions = {f"{s.kind}:{s.name}": registry.component(s.kind, s.name).version for s in used}
+    others = [registry.load("model", s.name).describe(s.config).revision for s in step.nested() if s.kind == "model"]
     return manifests.fingerprint({"format": manifests.FORMAT, "config": step.dump(), "versions": versions, "inputs": dict(inputs),
-                                  "files": dict(_files(step.config)), "model": model, "seed": spec.seed})
+                                  "files": dict(_files(step.config)), "model": model, "seed": spec.seed,
+                                  **({"models": others} if others else {})})
 
 
 def _files(value: Any) -> Iterator[tuple[str, str]]:

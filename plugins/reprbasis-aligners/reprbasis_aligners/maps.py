@@ -56,7 +56,8 @@ def finished(moments: PairMoments, matrix: Tensor, inverse: Tensor, dtype: torch
              means: bool = True) -> Alignment:
     """An `Alignment` that says how many pairs it stands on. It never carries a score on its own pairs."""
     wide = max(moments.aa.shape[0], moments.bb.shape[0])
-    facts: dict[str, Any] = {"n": moments.n, "pairs_per_dimension": moments.n / wide, **details}
+    facts: dict[str, Any] = {"n": moments.n, "pairs_per_dimension": moments.n / wide,
+                             "flops_of_moments": PairMoments.flops(moments.n, *moments.ab.shape), **details}
     if moments.n < ENOUGH * wide:
         facts["warning"] = (f"{moments.n} pairs for {wide} dimensions: fewer than {ENOUGH} each. The map fits noise; judge it on "
                             "held-out pairs only")

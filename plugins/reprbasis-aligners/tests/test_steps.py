@@ -9,6 +9,8 @@ import torch
 import reprbasis as rb
 from reprbasis.errors import DataError, ShapeError
 from reprbasis.interfaces.aligner import Alignment
+from reprbasis.pipeline.run import plan
+from reprbasis.pipeline.spec import read
 from reprbasis.testing import StepContract
 from reprbasis.testing.models import tiny_checkpoint, tiny_config
 
@@ -119,3 +121,25 @@ class TestTransferred(RealStep):
         step = rb.create("step", "transferred", **config)
         with pytest.raises(DataError, match="fewer than two texts"):
             step.run(self.context(tmp_path / "scratch"), **self.inputs())
+
+
+def test_other_weights_of_the_second_model_are_another_step(tmp_path):
+    """A step that names a further model is not reused when that model's weights change."""
+    for name, seed in (("a", 0), ("b", 1)):
+        tiny_checkpoint(tmp_path / name, tiny_config("llama"), seed=seed)
+    file = tmp_path / "p.yaml"
+    file.write_text(f"""reprbasis: 1
+name: p
+model: {{use: llama, checkpoint: {tmp_path / "a"}}}
+steps:
+  map: {{do: align, to: {{use: llama, checkpoint: {tmp_path / "b"}}}, corpus: chat, site: resid.1, aligner: ridge}}
+""", encoding="utf-8")
+
+    def planned():
+        registry = rb.registry()
+        return plan(read(file, (), registry), registry, runs=tmp_path / "runs")[0].fingerprint
+
+    before = planned()
+    assert planned() == before
+    tiny_checkpoint(tmp_path / "b", tiny_config("llama"), seed=2)
+    assert planned() != before
