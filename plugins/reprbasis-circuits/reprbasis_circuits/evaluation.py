@@ -61,7 +61,7 @@ class Judged:
     Args:
         nodes, errors, latents: how many: nodes, error nodes among them, distinct latents.
         found: of the circuit.
-        rest: [N] the metric without it: every other node on.
+        rest: [N] the metric without it: every other node on; None if it was not looked at.
         bare: [N] the metric of the circuit without its error nodes; None where errors are not nodes.
     """
 
@@ -69,16 +69,16 @@ class Judged:
     errors: float
     latents: float
     found: Outcome
-    rest: Tensor
-    bare: Tensor | None
+    rest: Tensor | None = None
+    bare: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["Judged"]) -> "Judged":
         """Circuits of several searches side by side: prompts one after the other, mean numbers of nodes."""
         counts = (sum(getattr(p, k) for p in parts) / len(parts) for k in ("nodes", "errors", "latents"))
         found = Outcome(*(torch.cat([getattr(p.found, k) for p in parts]) for k in ("value", "kl", "top")))
-        bare = [p.bare for p in parts if p.bare is not None]
-        return cls(*counts, found, torch.cat([p.rest for p in parts]), torch.cat(bare) if bare else None)
+        rest, bare = ([t for p in parts if (t := getattr(p, k)) is not None] for k in ("rest", "bare"))
+        return cls(*counts, found, torch.cat(rest) if rest else None, torch.cat(bare) if bare else None)
 
 
 @dataclass
@@ -141,8 +141,8 @@ class Scale:
         counts = {"nodes": judged.nodes, "error_nodes": judged.errors, "latents": judged.latents}
         out = [row("F", self.mean(value), name, "metric"), row("faithfulness", self.share(value), name)]
         out += [] if judged.bare is None else [row("without_errors", self.share(judged.bare), name)]
-        return [*out, row("completeness", self.share(judged.rest), name),
-                row("faithfulness_basis", self.ratio(value, self.basis), name),
+        out += [] if judged.rest is None else [row("completeness", self.share(judged.rest), name)]
+        return [*out, row("faithfulness_basis", self.ratio(value, self.basis), name),
                 row("faithfulness_model", self.ratio(value, self.model), name),
                 row("difference", self.mean((value - self.model).abs()), name, "metric"),
                 Measurement("correlation", correlation(value, self.model), self.n, condition=name),
@@ -203,21 +203,21 @@ class Judge(Scale):
         nodes = Nodes.of(self.runner)
         return dict(circuit_of(self.runner, nodes, torch.ones(len(nodes), dtype=torch.bool), {}).masks)
 
-    def judge(self, circuits: Sequence[Circuit]) -> list[Judged]:
-        """Each circuit, what is left without it, and itself without its error nodes."""
+    def judge(self, circuits: Sequence[Circuit], *, rest: bool = True, bare: bool = True) -> list[Judged]:
+        """Each circuit and, if asked for, what is left without it and itself without its error nodes. Cost: a run for each."""
         on = self.runner.dense(circuits)
-        off = {s: 1 - m for s, m in on.items()}
-        bare = {s: m.clone() for s, m in on.items()}
-        for m in bare.values():
-            m[..., -1] = 0
-        with_errors = self.runner.setup.error == "node"
-        sets = [on, off, *([bare] if with_errors else [])]
-        found = self.run({s: torch.cat([m[s] for m in sets]) for s in on})
-        many, out = len(circuits), []
+        sets = {"found": on}
+        if rest:
+            sets["rest"] = {s: 1 - m for s, m in on.items()}
+        if bare and self.runner.setup.error == "node":
+            sets["bare"] = {s: torch.cat([m[..., :-1], torch.zeros_like(m[..., -1:])], -1) for s, m in on.items()}
+        ran = self.run({s: torch.cat([m[s] for m in sets.values()]) for s in on})
+        parts = {name: slice(i * len(circuits), (i + 1) * len(circuits)) for i, name in enumerate(sets)}
+        out = []
         for index, circuit in enumerate(circuits):
             stats = circuit.stats()
-            out.append(Judged(stats["nodes"], stats["errors"], stats["latents"], found[index], found.value[many + index],
-                              found.value[2 * many + index] if with_errors else None))
+            more = {name: ran.value[where][index] for name, where in parts.items() if name != "found"}
+            out.append(Judged(stats["nodes"], stats["errors"], stats["latents"], ran[index], **more))
         return out
 
     def circuits(self, circuits: Sequence[Circuit], name: str) -> tuple[list[Measurement], Tensor]:

@@ -97,7 +97,8 @@ class Frontier:
         points: dict[str, dict[str, Judged]] = {}
         for name, family in families.items():
             self.tell(f"judge {name}")
-            points[name] = dict(zip(family, judge.judge(list(family.values())), strict=True))
+            own = any(c.details["finder"] != "threshold" for c in family.values())  # of scorers' top nodes it is not asked
+            points[name] = dict(zip(family, judge.judge(list(family.values()), rest=own), strict=True))
         self.tell(f"judge {RANDOM}")
         points[RANDOM] = {key: self._random(judge, found, pool, shift) for key, found in first.items()}
         self.curves.append(Curve(setup, judge.scale, points, first, pool))
@@ -164,11 +165,10 @@ class Frontier:
 
     def _random(self, judge: Judge, like: Circuit, pool: Masks, shift: int) -> Judged:
         """As many random nodes: means over several draws."""
-        found = judge.judge([random_like(like, pool, self.seed + 1000 * shift + i) for i in range(self.config.random)])
-        bare = [j.bare for j in found if j.bare is not None]
+        drawn = [random_like(like, pool, self.seed + 1000 * shift + i) for i in range(self.config.random)]
+        found = judge.judge(drawn, rest=False, bare=False)
         outcome = Outcome(*(torch.stack([getattr(j.found, k) for j in found]).mean(0) for k in ("value", "kl", "top")))
-        counts = (sum(getattr(j, k) for j in found) / len(found) for k in ("nodes", "errors", "latents"))
-        return Judged(*counts, outcome, torch.stack([j.rest for j in found]).mean(0), torch.stack(bare).mean(0) if bare else None)
+        return Judged(*(sum(getattr(j, k) for j in found) / len(found) for k in ("nodes", "errors", "latents")), outcome)
 
     def _repeat(self, train: Sequence[ContrastBatch], first: Mapping[str, Circuit]) -> None:
         """Search again with the first finder: in other orders, and on each half of the prompts."""
