@@ -40,7 +40,19 @@ class SearchConfig(ComponentConfig):
     1, or where there is one batch alone: on the prompts fitted."""
 
 
-class LocalConfig(SearchConfig):
+class KeyConfig(SearchConfig):
+    """Options of editors that read keys."""
+
+    at: str = "answer"
+    """Where the component's input is read: `answer`, the token whose logits give it, or a role of the task (its last token)."""
+    near: int = Field(0, ge=0)
+    """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held
+    each for itself and not only in the mean over all tokens."""
+    near_weight: float = Field(1.0, gt=0)
+    """Weight of each of them."""
+
+
+class LocalConfig(KeyConfig):
     """Options of editors that change what components write."""
 
     components: tuple[ComponentName, ...] = ()
@@ -53,13 +65,6 @@ class LocalConfig(SearchConfig):
     aim: Literal["forget", "push"] = "forget"
     """`forget`: strength 1 takes away what the component writes along the contrast, and no more; `push`: strength 1 writes one
     unit against it."""
-    at: str = "answer"
-    """Where the component's input is read: `answer`, the token whose logits give it, or a role of the task (its last token)."""
-    near: int = Field(0, ge=0)
-    """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held
-    each for itself and not only in the mean over all tokens."""
-    near_weight: float = Field(1.0, gt=0)
-    """Weight of each of them."""
 
 
 class RidgeConfig(LocalConfig):
@@ -80,7 +85,7 @@ class NullSpaceConfig(LocalConfig):
     """Weight of the change's own size, relative to the mean square of what the component reads."""
 
 
-class OnlineConfig(SearchConfig):
+class OnlineConfig(KeyConfig):
     """Options of `online`."""
 
     component: ComponentName | None = None
@@ -100,10 +105,11 @@ class RoutingConfig(SearchConfig):
     """Options of `routing`."""
 
     heads: tuple[HeadName, ...] = ()
-    """Which heads look elsewhere; none: those whose silence at the answer's position costs most of the logit difference."""
-    top: int = Field(4, ge=1)
-    """How many are chosen."""
-    layers: int = Field(4, ge=1)
+    """Which heads look elsewhere; none: those whose output at the answer's position, exchanged for that in the corrupted prompt,
+    costs most of the logit difference; as many as bring it to the goal when they are silent."""
+    top: int = Field(6, ge=1)
+    """How many are chosen at most."""
+    layers: int = Field(6, ge=1)
     """How many layers are looked into for them, those whose attention matters most."""
     strength: float = Field(8.0, gt=0)
     """First strength tried: nats by which the log-odds of looking at the first token rise."""

@@ -20,7 +20,7 @@ from reprbasis.runtime.basis import Basis
 
 from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
 from .parts import Part, candidates, place, second_moment, targets_of
-from .scaled import Direction, ScaledEditor
+from .scaled import Direction, ScaledEditor, together
 from .search import Judge
 
 L = TypeVar("L", bound=LocalConfig)
@@ -47,15 +47,14 @@ class LocalEditor(ScaledEditor[L]):
             known.append((part, keys, moment + c.near_weight * near @ near.T))
 
         def fit(which: Sequence[int]) -> EditPlan:
-            deltas: dict[str, Tensor] = {}
+            plans = []
             target = torch.cat([targets[i] for i in which], 1)
             for part, held, moment in known:
                 keys = torch.cat([held[i] for i in which], 1)
                 gain = (target * (part.weight(model).double() @ keys)).sum(0)
                 size = gain if c.aim == "forget" else torch.ones_like(gain)
-                for name, delta in part.plan(model, self.solve(-size * target, keys, moment)).deltas.items():
-                    deltas[name] = deltas[name] + delta if name in deltas else delta
-            return EditPlan(deltas)
+                plans.append(part.plan(model, self.solve(-size * target, keys, moment)))
+            return together(*plans)
 
         return Direction(fit, {"components": chosen})
 

@@ -8,7 +8,7 @@ step with the opposite sign. Memory: I^2, and I + D for each key held; cost of a
 Shapes: D residual width, I width of what the component reads, N keys of one edit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from reprbasis.errors import DataError, UserError
 from reprbasis.interfaces.editor import Editor, EditPlan, EditRequest
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
+from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import OnlineConfig
@@ -108,6 +109,64 @@ def _symmetric(x: Tensor) -> Tensor:
     return (x + x.T) / 2
 
 
+class Session:
+    """A stream of edits in one component of a model, with the strength of each found by forwards.
+
+    Args:
+        model: is never left changed; `plan()` says what all edits held add to it.
+        part: the component.
+        stream: its weight.
+        texts: to keep.
+        config: of the editor.
+    """
+
+    def __init__(self, model: ModelAdapter, part: Part, stream: Stream, texts: Sequence[TokenBatch],
+                 config: OnlineConfig) -> None:
+        self.model, self.part, self.stream, self.config = model, part, stream, config
+        self.neutral = Judge(model, (), texts)
+        self.strength = config.strength
+
+    @torch.no_grad()
+    def edit(self, item: ContrastBatch, name: str) -> dict[str, object]:
+        """From now on the item's prompts shall prefer the wrong answer. Gives numbers; the search begins at the last strength.
+
+        Raises:
+            ConflictError: see `Stream.check`.
+            DataError: the edit exceeds the budget; the stream is as it was.
+        """
+        c, keys = self.config, self.part.keys(self.model, item.clean, place(item, self.config.at))[:, 0].double()
+        self.stream.check(name, keys)
+        target, gain = targets_of(self.model, item), self.stream.step(keys)
+        room = min(self.stream.room(key) for key in keys)
+        judge, so_far = Judge(self.model, [item], ()), self.stream.change()
+
+        def trial(strength: float) -> Trial:
+            with self.part.plan(self.model, so_far - strength * target.T @ gain).applied(self.model):
+                return Trial(strength, judge.margin(), 0.0)
+
+        found = search(trial, trial(0.0).margin, c.model_copy(update={"strength": self.strength}))
+        with self.part.plan(self.model, so_far - found.strength * target.T @ gain).applied(self.model):
+            kl = self.neutral.kl()
+        if kl > c.budget:
+            raise DataError(f"edit '{name}' would bring the change of the texts to keep to {kl:.3g} nats a token",
+                            do=f"raise the budget of {c.budget:g}, raise the goal of {c.goal}, or forget other edits")
+        self.stream.edit(name, keys, keys @ self.stream.weight.T - found.strength * target)
+        self.strength = found.strength or self.strength
+        return {"strength": found.strength, "free_key": room, **found.about, "kl_keep": kl}
+
+    def forget(self, name: str) -> None:
+        """Take an edit back, exactly.
+
+        Raises:
+            DataError: there is no edit of that name.
+        """
+        self.stream.forget(name)
+
+    def plan(self) -> EditPlan:
+        """All edits held."""
+        return self.part.plan(self.model, self.stream.change())
+
+
 class Online(Editor[OnlineConfig]):
     """Each batch of the request is an edit of its own, `edit-0`, `edit-1`, ...: its prompts shall prefer the wrong answer.
 
@@ -115,51 +174,33 @@ class Online(Editor[OnlineConfig]):
     """
 
     def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
-        """All edits in one plan; `edits` gives the stream itself.
+        """All edits in one plan; `start` gives a session instead, in which edits come and go.
 
         Raises:
             ConflictError: two edits ask for different outputs at one key.
             DataError: there is nothing to change, or an edit exceeds the budget.
         """
-        part, stream, about = self.edits(model, request)
-        plan = part.plan(model, stream.change())
-        return EditPlan(plan.deltas, {"editor": self.full_name, "locality": "closed", "component": str(part), "edits": about,
-                                      "options": self.config.model_dump(mode="json")})
+        if not request.change:
+            raise DataError("there is nothing to change", do="give a request with at least one batch of prompts")
+        session = self.start(model, request)
+        about = {f"edit-{i}": session.edit(item, f"edit-{i}") for i, item in enumerate(request.change)}
+        return EditPlan(session.plan().deltas, {"editor": self.full_name, "locality": "closed", "component": str(session.part),
+                                                "edits": about, "options": self.config.model_dump(mode="json")})
 
     @torch.no_grad()
-    def edits(self, model: ModelAdapter, request: EditRequest) -> tuple[Part, Stream, dict[str, dict[str, object]]]:
-        """The component, the stream (which can `forget` single edits and take new ones), and numbers for each edit."""
-        c = self.config
+    def start(self, model: ModelAdapter, request: EditRequest) -> Session:
+        """A session without edits yet. The request's first batch gives the scale of keys and, if none is named, the component."""
+        c, first = self.config, request.change[0]
         part = Part.parse(c.component, model) if c.component else next(_supporting(model, request.change[:1]))
         texts = kept(model, request, c.keep_tokens)
-        moment, _ = second_moment(model, part, texts)
-        first = part.keys(model, request.change[0].clean, place(request.change[0]))[:, 0].double().T
-        stream = Stream(part.weight(model), prior(first, moment, c.keep_weight, c.ridge), conflict=c.conflict)
-        about = {f"edit-{i}": self._next(model, part, stream, f"edit-{i}", item, Judge(model, [item], texts))
-                 for i, item in enumerate(request.change)}
-        return part, stream, about
-
-    def _next(self, model: ModelAdapter, part: Part, stream: Stream, name: str, item: ContrastBatch,
-              judge: Judge) -> dict[str, object]:
-        keys = part.keys(model, item.clean, place(item))[:, 0].double()
-        stream.check(name, keys)
-        target, gain = targets_of(model, item), stream.step(keys)
-        room = min(stream.room(key) for key in keys)
-        so_far = stream.change()
-
-        def plan_of(strength: float) -> EditPlan:
-            return part.plan(model, so_far - strength * target.T @ gain)
-
-        def trial(strength: float) -> Trial:
-            with plan_of(strength).applied(model):
-                return Trial(strength, judge.margin(), judge.kl())
-
-        found = search(trial, trial(0.0).margin, self.config)
-        stream.edit(name, keys, keys @ stream.weight.T - found.strength * target)
-        return {"strength": found.strength, "free_key": room, **found.about}
+        keys = part.keys(model, first.clean, place(first, c.at))[:, 0].double().T
+        moment, near = second_moment(model, part, texts, keys, c.near)
+        moment = moment + c.near_weight * near @ near.T
+        return Session(model, part, Stream(part.weight(model), prior(keys, moment, c.keep_weight, c.ridge), conflict=c.conflict),
+                       texts, c)
 
 
-def _supporting(model: ModelAdapter, change: list[ContrastBatch]) -> Iterator[Part]:
+def _supporting(model: ModelAdapter, change: Sequence[ContrastBatch]) -> Iterator[Part]:
     found = candidates(model, change, "both")
     if not found:
         raise DataError("no component writes towards the answers", do="name the component, or use prompts that the model answers")

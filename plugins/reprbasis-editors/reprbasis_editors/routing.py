@@ -21,7 +21,9 @@ from reprbasis.runtime.basis import Basis
 from .config import RoutingConfig
 from .local import prior
 from .localise import heads_that_matter
-from .scaled import Direction, ScaledEditor
+from .parts import Part
+from .scaled import Direction, ScaledEditor, together
+from .search import Judge
 
 
 def towards_sink(weights: AttentionWeights, head: int, x: Tensor, batch: TokenBatch, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,13 +80,12 @@ class Routing(ScaledEditor[RoutingConfig]):
                 known.append((weights.W_Q[head], moment, found))
 
         def fit(which: Sequence[int]) -> EditPlan:
-            deltas: dict[str, Tensor] = {}
+            plans = []
             for view, moment, found in known:
                 read, wanted = (torch.cat([found[i][part] for i in which]).double().T for part in (0, 1))
                 system = read @ read.T + prior(read, moment, c.keep_weight * read.shape[1], c.ridge)
-                name, delta = delta_of(model, view, torch.linalg.solve(system, read @ wanted.T).T)
-                deltas[name] = deltas[name] + delta if name in deltas else delta
-            return EditPlan(deltas)
+                plans.append(EditPlan(dict([delta_of(model, view, torch.linalg.solve(system, read @ wanted.T).T)])))
+            return together(*plans)
 
         return Direction(fit, {"components": {f"head.{n}.{h}": why for (n, h), why in chosen.items()}})
 
@@ -96,8 +97,19 @@ class Routing(ScaledEditor[RoutingConfig]):
                 raise SiteError(f"the model has no {wrong[0]}",
                                 do=f"it has {info.n_layers} layers of {info.n_heads} heads, counted from 0")
             return {(n, h): {} for n, h in named}
-        found = heads_that_matter(model, request.change, layers=self.config.layers)
-        best = {at: {"ablation": effect} for at, effect in list(found.items())[:self.config.top] if effect > 0}
+        judge = Judge(model, request.change, ())
+        best: dict[tuple[int, int], dict[str, float]] = {}
+        silent = EditPlan()
+        for (layer, head), effect in heads_that_matter(model, request.change, layers=self.config.layers).items():
+            if effect <= 0 or len(best) == self.config.top:
+                break
+            part = Part(layer, head)
+            silent = together(silent, part.plan(model, -part.weight(model)))
+            with silent.applied(model):
+                left = judge.margin()
+            best[layer, head] = {"exchange": effect, "left_when_silent_with_those_before": left}
+            if self.config.goal is not None and left <= self.config.goal:
+                break
         if not best:
             raise DataError("no head supports the answers", do="name the heads, or use prompts that the model answers")
         return best

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from torch import Tensor
 
 from reprbasis.errors import DataError
 from reprbasis.interfaces.editor import Editor, EditPlan, EditRequest
@@ -96,6 +97,15 @@ def scaled(plan: EditPlan, strength: float) -> EditPlan:
     """The same plan, so many times."""
     return EditPlan({n: strength * d for n, d in plan.deltas.items()}, plan.details,
                     [replace(b, shift=strength * b.shift) for b in plan.books])
+
+
+def together(*plans: EditPlan) -> EditPlan:
+    """One plan that does what all of them do."""
+    deltas: dict[str, Tensor] = {}
+    for plan in plans:
+        for name, delta in plan.deltas.items():
+            deltas[name] = deltas[name] + delta if name in deltas else delta
+    return EditPlan(deltas, books=[book for plan in plans for book in plan.books])
 
 
 def kept(model: ModelAdapter, request: EditRequest, tokens: int) -> list[TokenBatch]:

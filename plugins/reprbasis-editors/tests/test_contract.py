@@ -1,4 +1,17 @@
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+
+import reprbasis as rb
+from reprbasis.interfaces.editor import EditRequest
+from reprbasis.interfaces.metric import Targets
+from reprbasis.interfaces.scorer import ContrastBatch
+from reprbasis.interfaces.tokens import Example, TokenBatch, TokenSequence
 from reprbasis.testing import EditorContract
+from reprbasis.testing.models import tiny_checkpoint, tiny_config
+from reprbasis.testing.toys import toy_basis
 
 
 class TestEraseLatents(EditorContract):
@@ -51,3 +64,24 @@ class TestSteerLatents(EditorContract):
 
 class TestCodebook(EditorContract):
     name, config = "codebook", {"budget": 5.0}
+
+
+@cache
+def tiny():
+    folder = tiny_checkpoint(Path(mkdtemp()), tiny_config("llama", tie_word_embeddings=True))
+    return rb.create("model", "llama", checkpoint=str(folder))
+
+
+class TestRouting(EditorContract):
+    """On a model whose heads look somewhere: those of the linear toy have neither queries nor keys."""
+
+    name, config = "routing", {"budget": 50.0, "goal": None, "top": 4}
+
+    def world(self):
+        model, g = tiny(), torch.Generator().manual_seed(3)
+        clean, corrupt = (TokenBatch.pad([TokenSequence(torch.randint(5, 300, (8,), generator=g), sequence=i)
+                                          for i in range(4)]) for _ in range(2))
+        order = [model.forward(b, logits="last").logits[:, 0] for b in (clean, corrupt)]
+        way = order[0] - order[1]
+        item = ContrastBatch(clean, corrupt, Targets(way.argmax(-1)[:, None], way.argmin(-1)[:, None]))
+        return model, toy_basis(model), EditRequest([item], [Example(text="The keys to the cabinet.")])
