@@ -63,15 +63,15 @@ class Pair:
 
 
 PAIRS = {
-    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.5::8", 7000,
+    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.5::8", 6000,
                   "The same function in other coordinates: gains folded, then the residual stream rotated at random."),
-    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.5::8", 7000,
+    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.5::8", 6000,
                  "A delta of rank 8 on all output matrices, queries and values, trained on templated text."),
-    "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.*", 8000,
+    "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.*", 6000,
                   "The same text, tokenizer and recipe; initialisation and order of documents differ."),
-    "families": Pair("tiny-qwen3 and a tiny Llama", "tiny-qwen3", "tiny-0", "tiny", "resid.*", 8000,
+    "families": Pair("tiny-qwen3 and a tiny Llama", "tiny-qwen3", "tiny-0", "tiny", "resid.*", 6000,
                      "Text of the same families; architecture, width (192 and 128), tokenizer and training differ."),
-    "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.*", 8000,
+    "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.*", 6000,
                       "The negative control: the second model was never trained."),
     "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.5::8/resid.*", 6000,
                       "Nothing in common but the text they are given here; widths 576 and 192."),
@@ -250,7 +250,7 @@ def compare(pair, made, basis, html, seed=0):
                 name=pair.title, seed=seed, writer="examples/alignment.py")
     lines = [f"## {pair.title}", "", pair.about, "", *about(made, pair), *maps(rows, match, judged, from_words, shared), ""]
     chosen = {j.aligner: j.alignment for j in judged if (j.a, j.b) == (site, there)}
-    neutral = Neutral(b, [e.text for e in islice(texts(pair.text, "test"), 12)], max_tokens=64)
+    neutral = Neutral(b, [e.text for e in islice(texts(pair.text, "test"), 12)], there, max_tokens=32)
     print(f"  mapped and judged, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     lines += [*steered(a, b, site, there, chosen, neutral), ""]
     lines += [*moved(a, b, rows, site, there, chosen, neutral, basis, pair), ""]
@@ -341,7 +341,8 @@ def moved(a, b, rows, site, there, chosen, neutral, basis, pair):
             table.append((by, condition, told(get["fvu", condition]), f"{get['l0', condition].value:.0f}",
                           told(get["ce-recovered", condition]), agree))
     return [f"Dictionary of {mine.d_dict} latents, {site} to {there}. In its own model it leaves {float(lost):.2f} of the "
-            "variance on the same texts.", "", *grid(("map", "dictionary", "FVU", "L0", "CE recovered", "correlation of codes"), table)]
+            "variance on the same texts.", "",
+            *grid(("map", "dictionary", "FVU", "L0", "CE recovered", "correlation of codes"), table)]
 
 
 @cache
@@ -412,7 +413,8 @@ Command: `python examples/alignment.py runs/quickstart/{basis} --out docs/result
 For each pair both models read the same texts, and rows are paired where their tokens end at the same character. For each layer of
 the first model the layer of the second is chosen on validation texts; maps are then fitted to all texts but those of the test,
 where every number here is measured. `best control` is the best of a map fitted to broken pairs, to pairs broken within
-frequencies of tokens, and a random rotation; `no map` takes rows as they are. CKA (unbiased), mutual kNN and relative@1 need no map.
+frequencies of tokens, and a random rotation; `no map` takes rows as they are. CKA (unbiased), mutual kNN and relative@1 need no
+map.
 Intervals: 95 % bootstrap over texts (maps), prompts (steering), heads (tables).
 
 """

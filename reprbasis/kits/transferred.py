@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D width, K latents, N rows, P prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..interfaces.aligner import Alignment
 from ..interfaces.evaluator import Measurement
-from ..interfaces.model import Edit, ModelAdapter, Replace
+from ..interfaces.model import Edit, ModelAdapter, Replace, Start
 from ..interfaces.tokens import Example, TokenBatch
 from ..runtime.basis import Basis
 from ..runtime.pairs import PairedRows
@@ -134,20 +135,27 @@ class Neutral:
     Args:
         model: the model.
         texts: a few.
+        site: where edits will be made; if it is in the stream (`embed`, `resid.L`), the model is run only from there on.
         max_tokens: of each text.
     """
 
-    def __init__(self, model: ModelAdapter[Any], texts: Sequence[str], *, max_tokens: int = 64) -> None:
-        self.model = model
+    def __init__(self, model: ModelAdapter[Any], texts: Sequence[str], site: Site | None = None, *, max_tokens: int = 64) -> None:
+        self.model, self.site = model, site if site is not None and site.name in ("embed", "resid") else None
         self.batch = model.batch([Example(text=t) for t in texts], max_tokens=max_tokens)
-        logits = model.forward(self.batch).logits
-        assert logits is not None
-        self.reference = Reference(logits, self.batch)
+        self.clean = model.forward(self.batch, capture=[] if self.site is None else [self.site])
+        assert self.clean.logits is not None
+        self.reference = Reference(self.clean.logits, self.batch)
         self.group = self.batch.sequences[predicts(self.batch)].cpu()
 
     def compare(self, edits: Sequence[Edit]) -> tuple[Tensor, Tensor]:
         """Cross-entropy [P] and divergence from the unchanged model [P], nats."""
-        logits = self.model.forward(self.batch, edits=edits).logits
+        start = None
+        if self.site is not None and all(edit.site == self.site for edit in edits):
+            value = self.clean[self.site]
+            for edit in edits:
+                value = edit(value, self.batch)
+            start, edits = Start(self.site, value), []
+        logits = self.model.forward(self.batch, edits=edits, start=start).logits
         assert logits is not None
         loss, kl = self.reference.compare(logits)
         return loss.cpu(), kl.cpu()
@@ -204,8 +212,8 @@ def steering(model: ModelAdapter[Any], site: Site, contrast: Contrast, vectors: 
 
     Returns:
         For each condition: `effect` (logits) and `ratio` (of the native effect) at the native length, `kl` there (nats), and
-        `effect-at-kl`, `ratio-at-kl` at the length at which the divergence is that of `native` (missing if a direction of
-        a hundred times the length does not reach it).
+        `effect-at-kl`, `ratio-at-kl` at the length at which the divergence is that of `native` (missing if no
+        length up to 128 times that reaches it).
     """
     native = vectors["native"]
     length = strength * float(native.norm())
@@ -240,19 +248,25 @@ def steering(model: ModelAdapter[Any], site: Site, contrast: Contrast, vectors: 
     return out
 
 
-def solve(function: Callable[[float], float], target: float, start: float, *, steps: int = 12) -> float | None:
-    """Where a rising function of a length reaches `target`, by doubling and halving; None beyond 128 times the start."""
-    low, high = 0.0, start
-    for _ in range(8):
-        if function(high) >= target:
-            break
-        low, high = high, 2 * high
-    else:
-        return None
+def solve(function: Callable[[float], float], target: float, start: float, *, tolerance: float = 0.02,
+          steps: int = 12) -> float | None:
+    """The length at which a rising function reaches `target`, within `tolerance` of it, by secants on a double logarithmic scale.
+
+    A divergence grows with the square of a small length, so that a few steps are enough. None: not reached within `steps`, or
+    beyond 128 times the start.
+    """
+    size, slope, last = start, 2.0, None
     for _ in range(steps):
-        middle = (low + high) / 2
-        low, high = (low, middle) if function(middle) >= target else (middle, high)
-    return (low + high) / 2
+        value = max(function(size), 1e-30)
+        if abs(value / target - 1) <= tolerance:
+            return size
+        if last is not None and last[0] != size:
+            slope = min(max(math.log(value / last[1]) / math.log(size / last[0]), 0.5), 6.0)
+        last = (size, value)
+        size *= min(max((target / value) ** (1 / slope), 1 / 16), 16.0)
+        if size > 128 * start:
+            return None
+    return None
 
 
 def stitched(model: ModelAdapter[Any], bases: Mapping[str, Basis], rows: Tensor, group: Tensor, neutral: Neutral,

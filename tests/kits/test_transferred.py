@@ -8,7 +8,7 @@ from reprbasis.errors import CapabilityError, DataError, ShapeError, SiteError
 from reprbasis.interfaces.aligner import Alignment
 from reprbasis.interfaces.tokens import Example
 from reprbasis.kits.transfer import transfer_basis, transfer_table
-from reprbasis.kits.transferred import Add, BeyondFirst, Contrast, first_tokens, fit_width, rank_correlation, solve
+from reprbasis.kits.transferred import Add, BeyondFirst, Contrast, Neutral, first_tokens, fit_width, rank_correlation, solve
 from reprbasis.sites import Site
 from reprbasis.testing.toys import toy_activations, toy_model, trained_basis
 
@@ -20,8 +20,10 @@ def test_rank_correlation_by_hand():
 
 
 def test_solve_finds_the_length():
-    assert solve(lambda s: s * s, 4.0, 0.5) == pytest.approx(2, abs=1e-3)
-    assert solve(lambda s: s * s, 4.0, 16.0) == pytest.approx(2, abs=1e-2)
+    assert solve(lambda s: s * s, 4.0, 0.5) == pytest.approx(2, rel=0.02)
+    for curve in (lambda s: s ** 4, lambda s: s / (1 + s), lambda s: s ** 2 if s < 1 else s):
+        for start in (0.1, 1.0, 30.0):
+            assert curve(solve(curve, 0.7, start)) == pytest.approx(0.7, rel=0.02)
     assert solve(lambda s: 0.0, 1.0, 1.0) is None
 
 
@@ -65,3 +67,13 @@ def test_what_cannot_be_moved_is_refused(tmp_path):
     wide = Alignment(torch.ones(3, 4), torch.ones(4, 3), torch.zeros(3), torch.zeros(4))
     with pytest.raises(ShapeError, match="width 3"):
         transfer_basis(affine, wide, Site("resid", 0), source=affine.sites[0])
+
+
+def test_neutral_text_is_run_from_the_edited_site_on(checkpoint):
+    """The same numbers as with a whole forward; an edit elsewhere is not lost."""
+    model = rb.create("model", "llama", checkpoint=str(checkpoint))
+    v, site = torch.linspace(-1, 1, model.info.d_model), Site("resid", 1)
+    whole, short = (Neutral(model, ["one two three", "four five"], s) for s in (None, site))
+    for where in (site, Site("resid", 0)):
+        assert torch.allclose(whole.compare([Add(where, v)])[1], short.compare([Add(where, v)])[1], atol=1e-5)
+    assert short.kl([Add(site, v)]) > 0.01

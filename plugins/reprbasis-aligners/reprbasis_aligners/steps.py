@@ -110,7 +110,7 @@ class TransferredStep(Step[TransferredConfig]):
         text = list(islice(examples(context, c.corpus), c.texts))
         if len(text) < 2:
             raise DataError("the corpus has fewer than two texts", do="give more")
-        neutral = Neutral(two, [e.text for e in text], max_tokens=c.max_tokens)
+        neutral = Neutral(two, [e.text for e in text], b, max_tokens=c.max_tokens)
         found = Findings(notes=[f"Moved from {a} of {one.info.family} to {b} of {two.info.family}. Controls: "
                                 + "; ".join(f"`{k}`: {v}" for k, v in {**STITCHED, **STEERED}.items()) + "."])
         contrasts = [Contrast(**x.model_dump()) for x in c.contrasts]
