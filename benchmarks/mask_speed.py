@@ -94,9 +94,10 @@ def world(args):
 
 def run(args):
     """One part, in this process."""
-    from reprbasis_circuits.evaluation import Judge, fill_of
+    from reprbasis_circuits.evaluation import Judge
 
     from reprbasis.interfaces.finder import Circuit
+    from reprbasis.kits.circuits import fill_of
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

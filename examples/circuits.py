@@ -1,4 +1,4 @@
-"""Which few nodes of a dictionary carry a task: learned masks against scorers and controls on a real model, as a page with a plot.
+"""Which few nodes of a dictionary carry a task: learned masks against scorers and controls, as a page with a plot.
 
     python examples/circuits.py runs/quickstart/basis-* --out docs/results/circuits.md [--tasks sva ioi induction]
 
@@ -15,11 +15,12 @@ from xml.sax.saxutils import escape
 
 import torch
 from reprbasis_circuits.edges import edge_faithfulness
-from reprbasis_circuits.evaluation import Judge, fill_of
+from reprbasis_circuits.evaluation import Judge
 from reprbasis_circuits.frontier import RANDOM, Frontier
 
 import reprbasis as rb
 from reprbasis.interfaces.evaluator import Findings
+from reprbasis.kits.circuits import fill_of
 
 SITES = "resid.2::4"
 TASKS = {"sva": {"use": "sva", "set": "nounpp"},
@@ -27,7 +28,8 @@ TASKS = {"sva": {"use": "sva", "set": "nounpp"},
          "induction": {"use": "induction", "words": 4, "repeated": 1}}
 COSTS = {"sva": [0.03, 0.07, 0.15, 0.35], "ioi": [0.004, 0.015, 0.04, 0.12], "induction": [0.001, 0.003, 0.01, 0.03]}
 PATH = {"steps": 4, "rows": 96}
-SCORERS = ["attribution", {"use": "ig", **PATH}, {"use": "iterative-ig", **PATH, "rounds": 4, "nodes": 10, "path": "joint"}, "magnitude"]
+SCORERS = ["attribution", {"use": "ig", **PATH}, {"use": "iterative-ig", **PATH, "rounds": 4, "nodes": 10, "path": "joint"},
+           "magnitude"]
 COLORS = {"mask": "#c0392b", "ig": "#2471a3", "iterative-ig": "#7d3c98", "attribution": "#1e8449", "magnitude": "#b9770e",
           RANDOM: "#7f8c8d"}
 MEASURES = {"faithfulness": "faithfulness of the circuit", "without_errors": "the same without its error nodes"}
@@ -90,70 +92,99 @@ def table(head, rows):
     return "\n".join(["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)])
 
 
-def lines_of(name, found):
-    """The section of a task."""
-    get = {(m.name, m.condition, m.site): m for m in found.measurements}
-    sizes = sorted({int(m.site.split()[0]) for m in found.measurements if m.name == "faithfulness" and m.site})
-    methods = list(dict.fromkeys(m.condition for m in found.measurements if m.name == "faithfulness" and m.site))
-    at = {s: f"{s} nodes" for s in sizes}
-    own = [s for s in sizes if ("faithfulness", "mask", at[s]) in get]
-    model = found.values["model"]
-    options = ", ".join(f"{k} {v}" for k, v in TASKS[name].items() if k != "use")
-    out = [f"## {name} ({options})", "",
-           f"The unchanged model prefers the right answer on {int((model > 0).sum())} of {len(model)} held-out prompts.", "",
-           *[f"- {n}" for n in found.notes], "",
-           "Raw: " + "; ".join(f"F({k}) = {told(get['F', k, None])}" for k in ("model", "all nodes", "basis", "empty"))
-           + f". Faithfulness of all latents with every error ablated: {told(get['faithfulness', 'basis', None])}.", "",
-           "Faithfulness, and below each row how it differs between seeds (least to most):", ""]
-    rows = []
-    for s in own:
-        rows.append([str(s), *(told(get.get(("faithfulness", m, at[s]))) for m in methods)])
-        if ("faithfulness_least", "mask", at[s]) in get:
-            rows.append(["", *(" to ".join(f"{get[f'faithfulness_{k}', m, at[s]].value:.2f}" for k in ("least", "most"))
-                               if (("faithfulness_least", m, at[s]) in get) else "" for m in methods)])
-    out += [table(["nodes", *methods], rows), "", "Lead of `mask` at equal size (difference of faithfulness, paired by prompt):", "",
-            table(["nodes", *(m for m in methods if m != "mask")],
-                  [[str(s), *(told(get.get(("lead", f"mask over {m}", at[s]))) for m in methods if m != "mask")] for s in own]), ""]
-    columns = ("error_nodes", "latents", "F", "without_errors", "completeness", "faithfulness_basis", "faithfulness_model",
-               "difference", "correlation", "same_choice", "same_top_token", "kl")
-    out += ["The circuits of `mask`: how many error nodes; F(C); faithfulness without the error nodes; completeness (0 is best); the "
-            "two other ratios; and prompt by prompt: mean |F(C) - F(M)|, correlation, same choice, same likeliest token, KL in nats.",
-            "", table(["nodes", *columns], [[str(s), *(told(get.get((c, "mask", at[s]))) if c not in ("error_nodes", "latents") else
-                                                     f"{get[c, 'mask', at[s]].value:.0f}" for c in columns)] for s in own]), "",
-            "Without their error nodes, the circuits of the others:", "",
-            table(["nodes", *methods], [[str(s), *(told(get.get(("without_errors", m, at[s]))) for m in methods)] for s in own]), "",
-            "Areas (CPR: higher is better; CMD: 0 is best), over the share of nodes and over its logarithm:", "",
-            table(["method", "CPR", "CMD", "log CPR", "log CMD"],
-                  [[m, *(f"{get[k, m, None].value:.3f}" for k in ("cpr", "cmd", "log_cpr", "log_cmd"))] for m in methods]), ""]
-    stable = [m for m in found.measurements if m.name.startswith("iou_") and m.condition == "mask"]
-    kinds = [k for k in ("iou_seeds", "iou_orders", "iou_halves") if any(m.name == k for m in stable)]
-    places = list(dict.fromkeys(m.site for m in stable if m.name == kinds[0])) if kinds else []
-    if kinds:
-        price = {p.split(",")[0]: p for p in places}
-        cells = []
-        for cost in price:
-            cell = [cost]
+class Page:
+    """What was found on one task, as lines of Markdown."""
+
+    def __init__(self, name, found):
+        self.name, self.rows, self.notes, self.model = name, found.measurements, found.notes, found.values["model"]
+        self.get = {(m.name, m.condition, m.site): m for m in self.rows}
+        faith = [m for m in self.rows if m.name == "faithfulness" and m.site]
+        self.methods = list(dict.fromkeys(m.condition for m in faith))
+        self.others = [m for m in self.methods if m != "mask"]
+        self.sizes = [m.site for m in faith if m.condition == "mask"]
+
+    def cell(self, name, condition, size=None, digits=2):
+        """One number."""
+        return told(self.get.get((name, condition, size)), digits)
+
+    def by_size(self, measure, methods, condition="{}"):
+        """A table: sizes down, methods across."""
+        rows = [[s.split()[0], *(self.cell(measure, condition.format(m), s) for m in methods)] for s in self.sizes]
+        return [table(["nodes", *methods], rows), ""]
+
+    def lines(self):
+        """The section."""
+        options = ", ".join(f"{k} {v}" for k, v in TASKS[self.name].items() if k != "use")
+        raw = "; ".join(f"F({k}) = {self.cell('F', k)}" for k in ("model", "all nodes", "basis", "empty"))
+        right = int((self.model > 0).sum())
+        return [f"## {self.name} ({options})", "",
+                f"The unchanged model prefers the right answer on {right} of {len(self.model)} held-out prompts.", "",
+                *[f"- {n}" for n in self.notes], "",
+                f"Raw: {raw}. Faithfulness of all latents with every error ablated: {self.cell('faithfulness', 'basis')}.", "",
+                "Faithfulness:", "", *self.by_size("faithfulness", self.methods), *self.seeds(),
+                "Lead of `mask` at equal size (difference of faithfulness, paired by prompt):", "",
+                *self.by_size("lead", self.others, "mask over {}"), *self.mask(),
+                "Faithfulness of the circuits once their error nodes are ablated:", "",
+                *self.by_size("without_errors", [m for m in self.methods if m != RANDOM]), *self.areas(), *self.stability(),
+                *self.closer()]
+
+    def seeds(self):
+        """How far the seeds lie apart."""
+        if ("faithfulness_least", "mask", self.sizes[0]) not in self.get:
+            return []
+        rows = [[s.split()[0], *(f"{self.cell('faithfulness_least', m, s)} to {self.cell('faithfulness_most', m, s)}"
+                                 for m in self.methods)] for s in self.sizes]
+        return ["The same, least to most of the seeds:", "", table(["nodes", *self.methods], rows), ""]
+
+    def mask(self):
+        """More on the circuits of the mask."""
+        counts = ("error_nodes", "latents")
+        columns = ("F", "faithfulness_model", "faithfulness_basis", "completeness", "difference", "correlation", "same_choice",
+                   "same_top_token", "kl")
+        rows = [[s.split()[0], *(self.cell(c, "mask", s, 0) for c in counts), *(self.cell(c, "mask", s) for c in columns)]
+                for s in self.sizes]
+        return ["The circuits of `mask`: error nodes and distinct latents in them; F(C) and its two other ratios, to F(M) and to "
+                "F(basis);", "completeness (0 is best); prompt by prompt: mean |F(C) - F(M)|, correlation, same choice, same "
+                "likeliest token, KL in nats.", "", table(["nodes", *counts, *columns], rows), ""]
+
+    def areas(self):
+        """CPR and CMD."""
+        keys = ("cpr", "cmd", "log_cpr", "log_cmd")
+        rows = [[m, *(self.cell(k, m, None, 3) for k in keys)] for m in self.methods]
+        return ["Areas (CPR: higher is better; CMD: 0 is best) over the share of candidate nodes, and over its logarithm:", "",
+                table(["method", "CPR", "CMD", "log CPR", "log CMD"], rows), ""]
+
+    def stability(self):
+        """IoU of circuits found again."""
+        kinds = [k for k in ("iou_seeds", "iou_orders", "iou_halves") if any(m.name == k for m in self.rows)]
+        if not kinds:
+            return []
+        found = {(m.name, m.condition, m.site.split(",")[0]): m for m in self.rows if m.name in kinds}
+        rows = []
+        for price in dict.fromkeys(price for _, _, price in found):
+            cells = []
             for kind in kinds:
-                for who in ("mask", RANDOM):
-                    hit = [m for m in found.measurements if m.name == kind and m.condition == who and str(m.site).startswith(cost + ",")]
-                    cell.append(f"{hit[0].value:.2f}" + (f" ({hit[0].site.split('about ')[1]})" if who == "mask" else "") if hit else "")
-            cells.append(cell)
-        nested = get.get(("nesting", "mask", None))
-        out += ["Stability: IoU of circuits found at the same price with other prompts and seed (`seeds`), with the same prompts in "
-                "another order and other noise (`orders`), on two halves of the prompts (`halves`), beside random circuits as large."
-                + (f" Mean containment of smaller circuits in larger ones: {nested.value:.2f}." if nested else ""), "",
-                table(["price", *(h for k in kinds for h in (k[4:], "chance"))], cells), ""]
-    near = [m for m in found.measurements if m.name in ("subset_gap", "subset_slope", "idle_nodes")]
-    if near:
-        said = {m.name: m.value for m in near}
-        edges = [m for m in found.measurements if m.name == "edge_faithfulness"]
-        out += [f"One circuit closer ({near[0].condition}, first seed): removing random subsets from it and from the whole model differs "
-                f"by {said['subset_gap']:.2f} of F(M) - F(empty) on average (slope {said['subset_slope']:.2f}); "
-                f"{said['idle_nodes']:.0%} of its nodes change the metric by less than 1 % of it when removed alone.", ""]
-        if edges:
-            out += ["Faithfulness when later latents are computed from earlier ones along the strongest edges alone (error nodes as they "
-                    "are):", "", table(["edges", "faithfulness"], [[m.condition.split(", ")[1], told(m)] for m in edges]), ""]
-    return out
+                ours, chance = (found.get((kind, who, price)) for who in ("mask", RANDOM))
+                about = f"{ours.value:.2f} ({ours.site.split('about ')[1]})" if ours else ""
+                cells += [about, f"{chance.value:.2f}" if chance else ""]
+            rows.append([price, *cells])
+        return ["Stability: IoU of the circuits of `mask` at equal price with other prompts and another seed (`seeds`), with the",
+                "same prompts in another order and other noise (`orders`), on two halves of the prompts (`halves`), beside",
+                f"random circuits as large. Smaller circuits are contained in larger ones to {self.cell('nesting', 'mask')}.", "",
+                table(["price", *(h for k in kinds for h in (k[4:], "chance"))], rows), ""]
+
+    def closer(self):
+        """One circuit: subsets, idle nodes, edges."""
+        near = {m.name: m for m in self.rows if m.name in ("subset_gap", "subset_slope", "idle_nodes")}
+        if not near:
+            return []
+        edges = [[m.condition.split(", ")[1], told(m)] for m in self.rows if m.name == "edge_faithfulness"]
+        shown = ["Faithfulness when later latents are computed from earlier ones along the strongest edges alone (error nodes as",
+                 "they are; no edges: later latents at what ablated ones give):", "", table(["edges", "faithfulness"], edges), ""]
+        gap, slope, idle = (near[k].value for k in ("subset_gap", "subset_slope", "idle_nodes"))
+        return [f"One circuit closer ({near['subset_gap'].condition}, first seed): F without random subsets of it differs from",
+                f"what the whole model without them gives by {gap:.2f} of F(M) - F(empty) on average (slope {slope:.2f});",
+                f"{idle:.0%} of its nodes change F by less than 1 % of that when removed alone.", "", *(shown if edges else [])]
 
 
 def plot(parts, path):
@@ -174,35 +205,41 @@ def plot(parts, path):
                 return (x0 + (math.log(x) - min(xs)) / span * wide,
                         y0 + high - (min(max(y, low), most) - low) / (most - low) * high)
 
-            out.append(f'<text x="{x0 + wide / 2}" y="{y0 - 10}" text-anchor="middle" font-weight="bold">{escape(name)}: '
-                       f'{escape(label)}</text><rect x="{x0}" y="{y0}" width="{wide}" height="{high}" fill="none" stroke="#bbb"/>')
+            middle = x0 + wide / 2
+            out += [text(middle, y0 - 10, f"{name}: {label}", "middle"),
+                    text(middle, y0 + high + 31, "nodes in the circuit", "middle"),
+                    f'<rect x="{x0}" y="{y0}" width="{wide}" height="{high}" fill="none" stroke="#bbb"/>']
             for tick in (0, 0.25, 0.5, 0.75, 1):
                 y = place(math.exp(xs[0]), tick)[1]
-                out.append(f'<line x1="{x0}" x2="{x0 + wide}" y1="{y:.1f}" y2="{y:.1f}" stroke="{"#999" if tick in (0, 1) else "#eee"}"/>'
-                           f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-            for tick in sorted({x for x, _ in series["mask"]}):
-                x = place(tick, 0)[0]
-                out.append(f'<text x="{x:.1f}" y="{y0 + high + 15}" text-anchor="middle">{tick}</text>')
-            out.append(f'<text x="{x0 + wide / 2}" y="{y0 + high + 31}" text-anchor="middle" fill="#666">nodes in the circuit</text>')
+                out.append(stroke(x0, y, x0 + wide, y, "#999" if tick in (0, 1) else "#eee"))
+                out.append(text(x0 - 6, y + 4, f"{tick:g}", "end"))
+            out += [text(place(tick, 0)[0], y0 + high + 15, tick, "middle") for tick in sorted({x for x, _ in series["mask"]})]
             for method, pairs in series.items():
                 color, width = COLORS[method], 2.4 if method == "mask" else 1.4
                 points = [place(x, m.value) for x, m in pairs]
                 line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
                 out.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="{width}"/>')
                 for (x, y), (size, m) in zip(points, pairs, strict=True):
-                    bar = ""
                     if m.low is not None:
-                        (_, y1), (_, y2) = place(size, m.low), place(size, m.high)
-                        bar = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" stroke="{color}" stroke-opacity=".4"/>'
-                    out.append(f'{bar}<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{color}"/>')
+                        out.append(stroke(x, place(size, m.low)[1], x, place(size, m.high)[1], color, 'stroke-opacity=".4"'))
+                    out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{color}"/>')
     y = top + 2 * (high + gap) + 2
     for i, (method, color) in enumerate(COLORS.items()):
         x = left + i * 130
-        out.append(f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="2.4"/>'
-                   f'<text x="{x + 28}" y="{y + 4}">{escape(method)}</text>')
-    width = left + len(names) * (wide + gap)
-    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y + 20}" font-family="sans-serif" font-size="11">'
-                    f'<rect width="100%" height="100%" fill="white"/>{"".join(out)}</svg>\n', "utf-8")
+        out += [stroke(x, y, x + 22, y, color, 'stroke-width="2.4"'), text(x + 28, y + 4, method)]
+    box = f'viewBox="0 0 {left + len(names) * (wide + gap)} {y + 20}" font-family="sans-serif" font-size="11"'
+    body = f'<rect width="100%" height="100%" fill="white"/>{"".join(out)}'
+    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{body}</svg>\n', "utf-8")
+
+
+def stroke(x1, y1, x2, y2, color, more=""):
+    """A line of a drawing."""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}" {more}/>'
+
+
+def text(x, y, words, anchor="start"):
+    """Words in a drawing."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(str(words))}</text>'
 
 
 def main():
@@ -230,7 +267,7 @@ def main():
     plot(parts, drawing)
     notes = args.out.with_suffix(".notes.md")
     comment = notes.read_text("utf-8").strip() + "\n\n" if notes.is_file() else ""
-    body = "\n".join(line for name, found in parts.items() for line in lines_of(name, found))
+    body = "\n".join(line for name, found in parts.items() for line in Page(name, found).lines())
     basis = re.sub(r"-[0-9a-f]{6,}$", "-*", args.basis.name)
     text = HEAD.format(basis=basis, date=date.today(), model=args.checkpoint, sites=SITES, plot=drawing.name, comment=comment,
                        prompts=args.prompts, held=args.held_out, steps=args.steps, inner=args.inner, seeds=args.seeds) + body
@@ -240,16 +277,18 @@ def main():
 
 HEAD = """# Circuits: learned masks against scorers and controls
 
-Command: `python examples/circuits.py runs/quickstart/{basis} --out docs/results/circuits.md`. Date: {date}. Model: {model}; basis: the
-dictionary of the quickstart (shared by all 92 sites) at `{sites}`. Seeds: {seeds} (other training prompts, other order and noise).
+Command: `python examples/circuits.py runs/quickstart/{basis} --out docs/results/circuits.md`. Date: {date}.
+Model: {model}. Basis: the dictionary of the quickstart (shared by all 92 sites) at `{sites}`.
+Seeds: {seeds} (other training prompts, other order, other noise).
 
-A node is a latent or the reconstruction error of one site and token position. Nodes outside a circuit take their mean over the
-corrupted prompts. Error nodes are nodes like others, and can be chosen by every method. Faithfulness is
-(F(C) - F(empty)) / (F(M) - F(empty)) with F the mean logit difference on held-out prompts and M the **unchanged model**; "F(basis)" is
-the model with all latents on and every error ablated. Circuits are found on {prompts} prompts (split `train`) and judged on {held}
-others (split `test`, which shares no slot value with `train`). `mask`: {steps} steps, the model run at every {inner}th. All methods
-are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites on one path;
-`random nodes`: mean of 2 draws a seed. Intervals: 95 % bootstrap over held-out prompts of the mean over seeds.
+A node is a latent or the reconstruction error of one site and token position. Nodes outside a circuit take their mean over
+the corrupted prompts. Error nodes are nodes like others; every method may choose them. Faithfulness is (F(C) - F(empty)) /
+(F(M) - F(empty)), F the mean logit difference on held-out prompts, M the **unchanged model**; "F(basis)" is the model with
+all latents on and every error ablated. Circuits are found on {prompts} prompts (split `train`) and judged on {held} others
+(split `test`, which shares no slot value with `train`). `mask`: {steps} steps, the model run at every {inner}th. All methods
+are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites on one
+path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 % bootstrap over held-out
+prompts of the mean over seeds (prompts, not seeds, are drawn).
 
 ![Frontiers]({plot})
 
