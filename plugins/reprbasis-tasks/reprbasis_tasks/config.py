@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from reprbasis import ComponentConfig
+from reprbasis import ComponentConfig, Selection, Use
 from reprbasis.kits.template_config import TemplateConfig
 
 
@@ -108,3 +108,13 @@ class JsonConfig(ComponentConfig):
 
     length: int | None = Field(None, ge=1)
     """Keep only prompts of this many tokens (with what the tokenizer puts before a text); null: the most common number."""
+
+
+class PromptsConfig(ComponentConfig):
+    """The prompts of tasks, as a corpus."""
+
+    tasks: tuple[Annotated[Selection, Use("task")], ...] = Field(min_length=1)
+    """Whose prompts."""
+
+    split: Literal["train", "validation", "test"] = "train"
+    """Which of them; a dictionary should not see the prompts that it is judged on."""

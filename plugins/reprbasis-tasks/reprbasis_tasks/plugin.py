@@ -25,3 +25,5 @@ def reprbasis_register(register: Callable[[Component], None]) -> None:
     for name, (options, place, summary) in _TASKS.items():
         register(Component(kind="task", name=name, config=options, factory=f"reprbasis_tasks.{place}", summary=summary,
                            provides={"contrast"}))
+    register(Component(kind="corpus", name="prompts", config=config.PromptsConfig, factory="reprbasis_tasks.prompts:Prompts",
+                       summary="The prompts of tasks as plain text, to harvest what they look like", provides={"needs-model"}))

@@ -1,8 +1,12 @@
 """Every task obeys the laws of its kind; other options and tokenizers are in test_pairs.py."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from reprbasis.testing import TaskContract
+from reprbasis.interfaces.corpus import CorpusContext
+from reprbasis.testing import CorpusContract, TaskContract
+from reprbasis.testing.toys import WordTokenizer
 
 
 class Quick(TaskContract):
@@ -50,3 +54,14 @@ class TestJson(Quick):
 
     def options(self):
         return {"path": str(self.rows)}
+
+
+class TestPrompts(CorpusContract):
+    name, config = "prompts", {"tasks": [{"use": "induction", "size": 6}, {"use": "induction", "size": 3, "words": 5}]}
+
+    def context(self, scratch):
+        return CorpusContext(model=SimpleNamespace(tokenizer=WordTokenizer()), scratch=scratch)  # all that a task asks of a model
+
+    def test_every_prompt_once_and_both_sides(self, examples):
+        texts = [e.text for e in examples]
+        assert len(set(texts)) == len(texts) > 9
