@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ..errors import SiteError
+from ..errors import CapabilityError, SiteError
 from ..sites import Site, select
 from .base import C, Configured
 from .tokens import Example, TokenBatch, TokenSequence
@@ -283,6 +284,14 @@ class ModelAdapter(Configured[C]):
     @abstractmethod
     def parameters(self) -> Mapping[str, Tensor]:
         """Every weight by name; editors change these and restore them."""
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is now as a checkpoint (config, safetensors, tokenizer) into an existing directory.
+
+        Raises:
+            CapabilityError: this adapter cannot.
+        """
+        raise CapabilityError(f"{self.full_name} cannot write checkpoints", do="save the edit plan and apply it when it is needed")
 
     def batch(self, examples: Sequence[Example], *, side: Literal["left", "right"] = "right",
               max_tokens: int | None = None) -> TokenBatch:

@@ -13,6 +13,7 @@ Shapes: B batch, T tokens, D residual width, V vocabulary, H query heads, G key/
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,7 @@ class HFAdapter(ModelAdapter[C]):
         device = usable(config.device)
         found = self.locate(config, weights=True)
         folder = converted(found.path) if found.gguf else found.path
+        self._folder = folder
         self.hf_config = _checked(type(self), read_config(Checkpoint(folder)), config.checkpoint)
         self.info = self.inspect(self.hf_config, found.identity)
         self.layout = self.layout_for(self.hf_config)
@@ -252,6 +254,13 @@ class HFAdapter(ModelAdapter[C]):
 
     def parameters(self) -> Mapping[str, Tensor]:
         return dict(self.network.named_parameters())
+
+    def save(self, folder: Path) -> None:
+        with quiet():
+            self.network.save_pretrained(folder)
+            self._tokenizer.save_pretrained(folder)
+        for file in self._folder.glob("*process*.json"):  # of images
+            shutil.copyfile(file, folder / file.name)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -1,0 +1,1 @@
+"""Editors to compare with: they differentiate a loss on the logits through the layers of the model."""
