@@ -20,8 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Check all four stages, then run what is not there yet."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    first = os.environ.get("RANK", "0") == "0"  # torchrun starts this several times; one process tells
     told = logging.DEBUG if args.verbose else logging.INFO
-    logging.getLogger("reprbasis").setLevel(told if os.environ.get("RANK", "0") == "0" else logging.WARNING)  # torchrun: once
+    logging.getLogger("reprbasis").setLevel(told if first else logging.ERROR)
     spec, registry = read_pipeline(args)
     from ..pipeline import wiring
 
@@ -29,6 +30,6 @@ def main(args: argparse.Namespace) -> int:
     from ..pipeline.run import run
 
     record = run(spec, registry, runs=Path(args.runs), until=args.until, force=args.force)
-    if not spec.report:
+    if first and not spec.report:
         table(STEP_COLUMNS, step_rows(record.steps))
     return 0
