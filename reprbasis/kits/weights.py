@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ShapeError, UserError
+from ..interfaces.editor import EditPlan
 from ..interfaces.model import ModelAdapter
 
 
@@ -48,3 +50,20 @@ def delta_of(model: ModelAdapter[Any], view: Tensor, change: Tensor) -> tuple[st
     start = view.storage_offset() - parameter.storage_offset()
     delta.as_strided(view.shape, view.stride(), start).copy_(change.detach())
     return name, delta
+
+
+def random_edit(plan: EditPlan, seed: int) -> EditPlan:
+    """Control: Gaussian changes of the same norm in the same rows and columns of each parameter; shifts of the same length."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(x: Tensor, where: Tensor | float = 1.0) -> Tensor:
+        noise: Tensor = torch.randn(x.shape, generator=generator).to(x) * where
+        return noise.mul(x.norm() / noise.norm().clamp_min(1e-30))
+
+    deltas = {}
+    for name, delta in sorted(plan.deltas.items()):
+        flat = delta.reshape(len(delta), -1)
+        touched = (flat != 0).any(1, keepdim=True) & (flat != 0).any(0)
+        deltas[name] = like(flat, touched).reshape(delta.shape)
+    books = [replace(b, shift=like(b.shift)) for b in plan.books]
+    return replace(plan, deltas=deltas, books=books, details={"control": "random"})

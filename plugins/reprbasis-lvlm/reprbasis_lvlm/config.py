@@ -13,6 +13,7 @@ from reprbasis.kits.hf_config import HFConfig
 from .vocabulary import COLOURS, PLACES, SHAPES
 
 TINY: Final = "tiny-llava"
+ASKS: Final = ("colour", "shape", "place")
 
 
 class LvlmConfig(HFConfig):
@@ -71,6 +72,54 @@ class VisualQuestionConfig(ComponentConfig):
                 raise ValueError(f"{name}: '{wrong[0]}' is none of {', '.join(values)}")
         if len(getattr(self, self.ask + "s")) < 2:
             raise ValueError(f"asking for the {self.ask} needs two {self.ask}s or more")
+        return self
+
+
+class ProjectorConfig(ComponentConfig):
+    """Options of the editor `projector`."""
+
+    strength: float = Field(1.0, gt=0)
+    """Share of the way from the clean image to the patch image."""
+
+    keep_weight: float = Field(1.0, ge=0)
+    """Weight of the mean square change at image tokens to keep, against that of the error at those to change."""
+
+    ridge: float = Field(1e-4, gt=0)
+    """Weight of the map's own size, relative to the mean square of what it reads."""
+
+
+class SeeAsConfig(ComponentConfig):
+    """Options of the step `see-as`."""
+
+    editors: tuple[Annotated[Selection, Use("editor")], ...] = Field(min_length=1)
+    """Who makes the edit; each is measured beside a random change of the same size."""
+
+    ask: Literal["colour", "shape"] = "colour"
+    """The property."""
+
+    thing: str = "red"
+    """Its value that is seen as another."""
+
+    target: str = "blue"
+    """The other."""
+
+    prompts: int = Field(64, ge=2)
+    """Pairs that editors are given (split `train`)."""
+
+    keep: int = Field(48, ge=0)
+    """Prompts to keep that editors are given, of each kind of question, about objects of other values (split `train`)."""
+
+    held_out: int = Field(100, ge=10)
+    """Prompts of each kind that the edit is measured on (split `test`)."""
+
+    @model_validator(mode="after")
+    def _two(self) -> SeeAsConfig:
+        known = tuple(COLOURS) if self.ask == "colour" else SHAPES
+        if self.thing == self.target or not {self.thing, self.target} <= {*known}:
+            raise ValueError(f"thing and target must be two of {', '.join(known)}")
+        names = [use.name for use in self.editors]
+        if len({*names}) < len(names):
+            raise ValueError("name each editor once")
         return self
 
 

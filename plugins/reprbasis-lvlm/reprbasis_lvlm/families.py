@@ -20,6 +20,7 @@ class Family:
         reader: how images become inputs and placeholders (see `images.py`): `frames`, `tiles` or `grid`.
         text: module path of the text decoder.
         tower: module paths at which the tower's blocks may be.
+        projector: module path of the linear map whose output is the stream at image tokens.
         depth: names of the vision config's field for the number of blocks.
         width: the same for the width of the tower's stream.
         rotary3: whether positions have three axes (time, row, column).
@@ -30,6 +31,7 @@ class Family:
     reader: str
     text: str
     tower: tuple[str, ...]
+    projector: str
     depth: str = "num_hidden_layers"
     width: str = "hidden_size"
     rotary3: bool = False
@@ -51,13 +53,16 @@ class Family:
 
 _TOWERS = ("model.vision_tower.encoder.layers", "model.vision_tower.vision_model.encoder.layers")
 _QWEN = {"reader": "grid", "text": "model.language_model", "tower": ("model.visual.blocks",), "depth": "depth", "rotary3": True}
-_IDEFICS = {"reader": "tiles", "text": "model.text_model", "tower": ("model.vision_model.encoder.layers",)}
+_QWEN2 = {**_QWEN, "projector": "model.visual.merger.mlp.2"}
+_IDEFICS = {"reader": "tiles", "text": "model.text_model", "tower": ("model.vision_model.encoder.layers",),
+            "projector": "model.connector.modality_projection.proj"}
 
 FAMILIES: Final[dict[str, Family]] = {
-    "LlavaForConditionalGeneration": Family("llava", "frames", "model.language_model", _TOWERS),
-    "Qwen2VLForConditionalGeneration": Family("qwen2-vl", width="embed_dim", **_QWEN),
-    "Qwen2_5_VLForConditionalGeneration": Family("qwen2.5-vl", windowed=True, **_QWEN),
-    "Qwen3VLForConditionalGeneration": Family("qwen3-vl", **_QWEN),
+    "LlavaForConditionalGeneration": Family("llava", "frames", "model.language_model", _TOWERS,
+                                            "model.multi_modal_projector.linear_2"),
+    "Qwen2VLForConditionalGeneration": Family("qwen2-vl", width="embed_dim", **_QWEN2),
+    "Qwen2_5_VLForConditionalGeneration": Family("qwen2.5-vl", windowed=True, **_QWEN2),
+    "Qwen3VLForConditionalGeneration": Family("qwen3-vl", projector="model.visual.merger.linear_fc2", **_QWEN),
     "Idefics3ForConditionalGeneration": Family("idefics3", **_IDEFICS),
     "SmolVLMForConditionalGeneration": Family("smolvlm", **_IDEFICS),
 }

@@ -1,8 +1,8 @@
-"""Declares the model `lvlm`, the corpus `scenes`, the task `visual-question` and the evaluator `concepts`."""
+"""Declares the model, and what goes with it: a corpus, a task, an evaluator, an editor and a step about synthetic scenes."""
 
-from reprbasis import Component, hookimpl
+from reprbasis import Component, Port, hookimpl
 
-from .config import ConceptsConfig, LvlmConfig, ScenesConfig, VisualQuestionConfig
+from .config import ConceptsConfig, LvlmConfig, ProjectorConfig, ScenesConfig, SeeAsConfig, VisualQuestionConfig
 
 
 @hookimpl
@@ -22,3 +22,11 @@ def reprbasis_register(register):
     register(Component(
         kind="evaluator", name="concepts", config=ConceptsConfig, factory="reprbasis_lvlm.concepts:Concepts",
         summary="Latents that mean a concept in images and in words: AUROC beside random directions and shuffled labels"))
+    register(Component(
+        kind="editor", name="projector", config=ProjectorConfig, factory="reprbasis_lvlm.projector:Projector",
+        summary="See one thing as another: the projector shows of clean images what it shows of their patch images",
+        requires={"model": {"vision"}}))
+    register(Component(
+        kind="step", name="see-as", config=SeeAsConfig, factory="reprbasis_lvlm.see_as:SeeAs",
+        summary="See red as blue, by several editors: how often it works on held-out objects, and what else changes",
+        inputs=(Port("basis", "basis"),), output="findings", needs_model=True, requires={"model": {"vision"}}))
