@@ -16,7 +16,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.components import heads_in_context, stream_before
 from reprbasis.sites import Site
 
-from .search import margins
+from .search import margins, merged
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def heads_that_matter(model: ModelAdapter, change: Sequence[ContrastBatch], *, l
 
     Cost: a forward for each layer, and one for each head of the chosen ones, all from the layer on.
     """
-    used = [_first(item, max(1, prompts // len(change))) for item in change[:prompts]]
+    used = merged([_first(item, max(1, prompts // len(change))) for item in change[:prompts]])
     sites = [stream_before(n) for n in range(model.info.n_layers)]
     runs = [model.forward(i.clean, capture=sites, logits="none") for i in used]
     others = [None if i.corrupt is None else model.forward(i.corrupt, capture=sites, logits="none") for i in used]

@@ -1,0 +1,190 @@
+"""Fifty edits one after the other in one weight: recursive least squares against naive rank-one steps, on a real model.
+
+    python examples/edit_stream.py --out docs/results/edit_stream.md
+
+Each edit lets the model give another city as the capital of a country. Every edit is measured right after it, and every few
+edits all edits so far, their paraphrases, countries that are never edited, and texts that have nothing to do with any of it.
+"""
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from reprbasis_editors.online import Stream
+
+import reprbasis as rb
+from reprbasis.interfaces.editor import EditRequest
+from reprbasis.interfaces.metric import Targets
+from reprbasis.interfaces.scorer import ContrastBatch
+from reprbasis.interfaces.tokens import Example, TokenBatch
+from reprbasis.runtime.batches import last_logits
+
+COUNTRIES = (
+    "France", "Germany", "Italy", "Spain", "Japan", "China", "Russia", "England", "Greece", "Egypt", "Poland", "Austria",
+    "Hungary", "Ireland", "Sweden", "Norway", "Portugal", "Turkey", "Cuba", "Peru", "Kenya", "Iraq", "Iran", "Thailand",
+    "Canada", "Belgium", "Denmark", "Finland", "Ukraine", "Lebanon", "Syria", "Chile", "Scotland", "Romania", "Switzerland",
+    "Venezuela", "Colombia", "Vietnam", "Indonesia", "Pakistan", "Bulgaria", "Serbia", "Croatia", "India", "Australia",
+    "Brazil", "Mexico", "Argentina", "Morocco", "Ethiopia", "Jordan", "Israel", "Bolivia", "Ecuador", "Nepal", "Mongolia",
+    "Nigeria", "Ghana", "Uganda", "Angola",
+)
+CITIES = (
+    "Chicago", "Boston", "Houston", "Denver", "Miami", "Detroit", "Dallas", "Seattle", "Munich", "Barcelona", "Toronto",
+    "Sydney", "Milan", "Manchester",
+)
+WORDING, PARAPHRASE = "The capital of {} is the city of", "People who visit the capital of {} visit the city of"
+TEXTS = (
+    "The river rises in the hills and runs slowly through the meadows until it meets the sea.",
+    "Photosynthesis turns light, water and carbon dioxide into sugar, and gives off oxygen.",
+    "She opened the letter, read it twice, and put it back into the drawer without a word.",
+    "To sort a list, compare two neighbours and exchange them if they stand in the wrong order.",
+    "The committee will meet on Tuesday to talk about the budget for the coming year.",
+    "Bake the bread in a hot oven until the crust sounds hollow when you tap it.",
+    "He played the violin every evening, and the neighbours learned to like it.",
+    "Interest rates fell again last month, and banks lowered what they pay on savings.",
+    "A triangle with two equal sides has two equal angles.",
+    "The museum is open from nine to five, and on Sundays the entrance is free.",
+    "Clouds gathered over the hills, and the first drops fell before they reached the house.",
+    "Most birds build their nests in spring, when there is food enough for the young.",
+)
+
+
+class Naive(Stream):
+    """The same values with a fixed covariance: each step is exact for its own key and blind to all others."""
+
+    def edit(self, name, keys, values):
+        used = self.free @ keys.double().T
+        gain = torch.linalg.solve(keys.double() @ used, used.T)
+        self.weight = self.weight + (values.double() - keys.double() @ self.weight.T).T @ gain
+
+    def check(self, name, keys):
+        """Nothing is ever refused."""
+
+    def step(self, keys):
+        used = self.free @ keys.double().T
+        return torch.linalg.solve(keys.double() @ used, used.T)
+
+
+def prompts(model, countries, wording):
+    """One prompt for each country."""
+    return TokenBatch.pad(model.tokenize([Example(text=wording.format(c)) for c in countries]), pad_id=model.pad_id)
+
+
+def item_of(model, country, target):
+    """The prompt; the answer is what the model says now, the wrong answer the new city."""
+    batch = prompts(model, [country], WORDING)
+    now = last_logits(model, batch)
+    now[0, target] = -torch.inf
+    return ContrastBatch(batch, None, Targets(now.argmax(-1, keepdim=True), torch.tensor([[target]])))
+
+
+def said(model, countries, wording):
+    """[N] the token that the model gives."""
+    return last_logits(model, prompts(model, countries, wording)).argmax(-1) if countries else torch.zeros(0)
+
+
+def log_probs(model, batch):
+    """[tokens, V] after every token but the first."""
+    return model.forward(batch).logits[batch.mask & (batch.positions > 0)].log_softmax(-1)
+
+
+def run(model, edits, others, session, every):
+    """Rows of numbers, and the seconds that each edit took."""
+    neutral = prompts(model, TEXTS[1::2], "{}")
+    before, stays = log_probs(model, neutral), said(model, others, WORDING)
+    rows, seconds, refused = [], [], 0
+    for count, (country, target) in enumerate(edits, 1):
+        with session.plan().applied(model):
+            item = item_of(model, country, target)
+        start = time.perf_counter()
+        try:
+            session.edit(item, country)
+        except rb.errors.UserError as error:
+            refused += 1
+            print(error, file=sys.stderr)
+        seconds.append(time.perf_counter() - start)
+        if count % every and count != len(edits):
+            continue
+        names, targets = [c for c, _ in edits[:count]], torch.tensor([t for _, t in edits[:count]])
+        plan = session.plan()
+        with plan.applied(model):
+            rows.append({
+                "edits": count,
+                "reliability": float((said(model, names, WORDING) == targets).double().mean()),
+                "first ten": float((said(model, names[:10], WORDING) == targets[:10]).double().mean()),
+                "paraphrases": float((said(model, names, PARAPHRASE) == targets).double().mean()),
+                "others kept": float((said(model, others, WORDING) == stays).double().mean()),
+                "neutral KL": float((before.exp() * (before - log_probs(model, neutral))).sum(-1).mean()),
+                "change": max(float(d.norm() / model.parameters()[n].norm()) for n, d in plan.deltas.items()),
+                "seconds": sum(seconds[-every:]) / len(seconds[-every:]), "refused": refused})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows, seconds
+
+
+def table(rows):
+    """In Markdown."""
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[str(v) if isinstance(v, int) else f"{v:.3g}" for v in row.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main():
+    """The whole experiment."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkpoint", default="smollm2-135m-instruct")
+    parser.add_argument("--edits", type=int, default=50)
+    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--component", default="mlp.25")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    model = rb.create("model", "llama", checkpoint=args.checkpoint)
+    draw = random.Random(args.seed)
+    countries = [c for c in COUNTRIES if len(model.tokenizer.encode(f" {c}")) == 1]
+    draw.shuffle(countries)
+    ids = [model.tokenizer.encode(f" {c}") for c in CITIES]
+    edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
+    others = countries[args.edits:]
+    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=40.0, tries=8, budget=0.05)
+    request = EditRequest([item_of(model, *edits[0])], [Example(text=t) for t in TEXTS[::2]])
+    results = {}
+    for name in ("recursive least squares", "naive rank-one"):
+        session = editor.start(model, request)
+        if name.startswith("naive"):
+            session.stream = Naive(session.stream.start, torch.linalg.inv(session.stream.first_free))
+        results[name] = run(model, edits, others, session, args.every)
+    if args.out:
+        args.out.write_text(page(args, results, len(others)))
+
+
+def page(args, results, others):
+    """The results page."""
+    text = [f"""# Fifty edits in one weight
+
+    python examples/edit_stream.py --edits {args.edits} --every {args.every} --component {args.component} --seed {args.seed} \\
+        --out docs/results/edit_stream.md
+
+`{args.checkpoint}`, float32, two busy CPU cores. Each edit lets "{WORDING.format('X')}" be followed by a city that is no
+capital (argmax over the whole vocabulary). All edits live in the output matrix of `{args.component}`; no gradient is computed,
+the strength of each is searched with forwards.
+
+* *reliability*: share of **all edits so far** that hold; *first ten*: of the first ten
+* *paraphrases*: the same, asked as "{PARAPHRASE.format('X')}"
+* *others kept*: {others} countries that are never edited and not among the texts to keep: the answer is what it was
+* *neutral KL*: six texts that the editor was not given, nats a token
+* *change*: Frobenius norm, relative to the weight; *seconds*: mean of the edits since the row above, search included
+* *refused*: edits that the editor refused, by then
+"""]
+    for name, (rows, _) in results.items():
+        text.append(f"## {name[0].upper()}{name[1:]}\n\n{table(rows)}\n")
+    rows, seconds = results["recursive least squares"]
+    tenth = max(1, len(seconds) // 5)
+    text.append(f"Seconds an edit: median {sorted(seconds[:tenth])[tenth // 2]:.2f} of the first {tenth}, "
+                f"{sorted(seconds[-tenth:])[tenth // 2]:.2f} of the last {tenth}.\n")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    main()
