@@ -1,9 +1,10 @@
 """Held-out text, run once through the unchanged model, for evaluators that compare other runs with it.
 
-Shapes: B batch, T tokens, D width, N real tokens of all batches in row order, P positions whose next token is predicted.
+Shapes: B batch, T tokens, D width, N real tokens of all batches in row order, P positions whose next token is predicted,
+V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,13 +25,15 @@ UNSEEN = "unseen"
 class HeldOut:
     """Whole held-out sequences, each forwarded as if alone.
 
+    Holds 4 V bytes for each of the P positions and 4 D bytes for each token and site.
+
     Args:
         inputs: model, basis and activations.
         tokens: tokens at most; sequences that would exceed them are left out.
         sequence_tokens: each sequence is cut to this many.
 
     Attributes:
-        batches, clean: what was run, and the unchanged model's values and logits.
+        batches, clean: what was run, and the unchanged model's values.
         references: its predictions at the `unseen` positions; group: [P] sequence of each.
         owner: [N] sequence; first: [N] position 0; special: [N] template tokens; body: [N] unseen and not position 0.
         tokens, groups, positions: numbers of tokens, sequences and P; original: mean loss of the unchanged model, nats.
@@ -50,8 +53,12 @@ class HeldOut:
         self.batches = [b.to(self.model.device) for b in TokenBatch.pack(
             marked, length=max(512, *map(len, marked)), rows=2, pad_id=self.model.pad_id)]
         self.tokens, self.groups = sum(map(len, marked)), len(marked)
-        self.clean: list[ForwardResult] = [self.model.forward(b, capture=self.model.info.sites) for b in self.batches]
-        self.references = [Reference(logits(c), c.batch, c.batch.flag(UNSEEN)) for c in self.clean]
+        self.clean: list[ForwardResult] = []
+        self.references: list[Reference] = []
+        for batch in self.batches:
+            clean = self.model.forward(batch, capture=self.model.info.sites)
+            self.references.append(Reference(logits(clean), batch, batch.flag(UNSEEN)))
+            self.clean.append(replace(clean, logits=None))  # as large as all sites together
         self.group = torch.cat([b.sequences[predicts(b) & b.flag(UNSEEN)] for b in self.batches])
         self.owner = torch.cat([b.sequences[b.mask] for b in self.batches])
         self.first = torch.cat([b.positions[b.mask] == 0 for b in self.batches])
@@ -75,9 +82,8 @@ class HeldOut:
         """[D] mean of the site in training."""
         return self.inputs.activations.stats.mean[site].float().to(self.model.device)
 
-    def continued(self, site: Site, replaced: Sequence[Tensor]) -> list[ForwardResult]:
-        """Continue the model from the replaced site, from the nearest stream value before it."""
-        results = []
+    def continued(self, site: Site, replaced: Sequence[Tensor]) -> Iterator[ForwardResult]:
+        """Continue the model from the replaced site, from the nearest stream value before it, batch by batch."""
         for clean, value in zip(self.clean, replaced, strict=True):
             edits: list[Edit] = []
             if _in_stream(site):
@@ -85,10 +91,9 @@ class HeldOut:
             else:
                 before = [s for s in self.model.info.sites[:self.model.info.depth(site)] if _in_stream(s)][-1]
                 start, edits = Start(before, clean.sites[before]), [Replace(site, value)]
-            results.append(self.model.forward(clean.batch, start=start, edits=edits))
-        return results
+            yield self.model.forward(clean.batch, start=start, edits=edits)
 
-    def compare(self, results: Sequence[ForwardResult]) -> list[tuple[Tensor, Tensor]]:
+    def compare(self, results: Iterable[ForwardResult]) -> list[tuple[Tensor, Tensor]]:
         """Loss and divergence from the unchanged model at the P positions, for each batch."""
         return [reference.compare(logits(r)) for reference, r in zip(self.references, results, strict=True)]
 

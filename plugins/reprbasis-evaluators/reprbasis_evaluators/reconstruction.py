@@ -22,7 +22,7 @@ Conditions: `global` (the basis); `mean` (every token replaced by the site's mea
 `random` (random directions, the same L0, the best scalar gain: reconstruction only); `per-site` (a dictionary of its own).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -148,10 +148,10 @@ class _Run:
             [Replace(s, self.text.mean(s).expand_as(c.sites[s])) for s in sites] for c in self.text.clean]}
         plans |= {k: [list(b.splice(sites, error="none"))] * len(self.text.clean) for k, b in bases.items()}
         for condition, edits in plans.items():
-            self.compare([self.model.forward(c.batch, edits=e) for c, e in zip(self.text.clean, edits, strict=True)],
+            self.compare((self.model.forward(c.batch, edits=e) for c, e in zip(self.text.clean, edits, strict=True)),
                          condition, name)
 
-    def compare(self, results: Sequence[ForwardResult], condition: str, site: str) -> None:
+    def compare(self, results: Iterable[ForwardResult], condition: str, site: str) -> None:
         """Next-token loss and divergence against the unchanged model."""
         pairs = self.text.compare(results)
         increase = torch.cat([loss - reference.loss for reference, (loss, _) in zip(self.text.references, pairs, strict=True)])
