@@ -119,7 +119,7 @@ class Found:
 def search(trial: Callable[[float], Trial], start: float, config: SearchConfig) -> Found:
     """The smallest strength tried that meets the goal within the budget; failing that, the one that comes nearest.
 
-    More is not always better: what an edit does to a layer, later layers may overdo. A trial worse than a weaker one is too strong.
+    More is not always better: what an edit does to a layer, later layers may overdo. A trial worse than a weaker one is too much.
 
     Args:
         trial: measures a strength.
