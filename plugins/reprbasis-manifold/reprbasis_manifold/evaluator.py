@@ -33,6 +33,7 @@ from torch import Tensor
 from reprbasis.errors import DataError
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
 from reprbasis.interfaces.model import ModelAdapter, Start
+from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.controls import untrained
 from reprbasis.kits.heldout import HeldOut
 from reprbasis.kits.intervals import Estimate, ratio
@@ -181,7 +182,7 @@ class _Run:
             return
         distances = [d for d in (1, 2, 4) if d < len(sites)]
         count = max(round(self.config.latents * self.basis.d_dict), 1)
-        take = slice(0, min(len(self.group), 2 * self.config.code_tokens))
+        take = slice(0, min(len(self.group), self.config.code_tokens))
         group = self.group[take]
         for prefix, basis in (("", self.basis), ("untrained, ", self.control)):
             codes = {i: self.codes(basis, i, take) for i in sites}
@@ -286,7 +287,7 @@ class _Run:
                   and self.sites[i].name in ("embed", "resid")]
         if not count or not starts:
             return
-        batch = self.text.batches[0]
+        batch = _first(self.text.batches[0])
         found: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
         clean = self.model.forward(batch.to(self.model.device), capture=self.sites, logits="none")
         usable = batch.flag("unseen") & (batch.positions > 0) & batch.mask
@@ -307,7 +308,7 @@ class _Run:
                 f"latent's direction of the same length takes {self.value(f'carried@{near}', 'other feature'):.2f} and "
                 f"{self.value(f'carried@{far}', 'other feature'):.2f}. Only latents that are active at both sites count.")
 
-    def removed(self, start: int, batch: Any, clean: Any, usable: Tensor, count: int,
+    def removed(self, start: int, batch: TokenBatch, clean: Any, usable: Tensor, count: int,
                 found: dict[tuple[int, str], list[tuple[Tensor, Tensor]]]) -> None:
         """For `count` tokens, each its strongest latent but those that are strongest at most tokens."""
         site, draw = self.sites[start], torch.Generator().manual_seed(self.inputs.seed + start)
@@ -349,6 +350,14 @@ class _Run:
         shown = list(self.distances if distances is None else distances)
         self.figures.append(Figure("line", title, caption, self.series(prefix, shown), shown, x_label="sites between",
                                    y_label=prefix))
+
+
+def _first(batch: TokenBatch, columns: int = 64) -> TokenBatch:
+    """The first columns of a batch without further inputs; what comes later does not change what they hold."""
+    if batch.extra:
+        return batch
+    cut = (batch.ids, batch.mask, batch.positions, batch.segments, batch.sequences)
+    return TokenBatch(*(t[:, :columns] for t in cut), {k: v[:, :columns] for k, v in batch.flags.items()})
 
 
 def _gone(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:

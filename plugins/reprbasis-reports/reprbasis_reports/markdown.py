@@ -54,9 +54,11 @@ def page(run: RunRecord, config: MarkdownConfig) -> str:
     if found and config.compare:
         parts += ["", "## Evaluations side by side", "", *_medians(steps, config.compare), "", *_compare(steps, config.compare)]
     elif found:
-        parts += ["", "## What beats what", "", *_wins(found), "", "## All at once and overall", "", *_overall(found)]
         about = "Value [95 % interval]; `n` is the number of units it rests on."
-        parts += ["", "## Per site", "", about, "", *_sites(found, config.names)]
+        for title, rows in (("What beats what", _wins(found)), ("All at once and overall", _overall(found)),
+                            ("Per site", _sites(found, config.names))):
+            if len(rows) > 2:  # more than a head
+                parts += ["", f"## {title}", "", *([about, ""] if title == "Per site" else []), *rows]
     cards = [c for s in steps for c in s.rows("features")][:config.features]
     if cards:
         parts += ["", f"## {len(cards)} features, the first of those drawn at random", "", *_features(cards)]
