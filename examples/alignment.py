@@ -2,7 +2,7 @@
 
     python examples/alignment.py runs/quickstart/basis-* --out docs/results/alignment.md
 
-The first run trains three tiny models and a LoRA on the CPU (some minutes, kept in `--work`). The basis is the one that
+The first run trains three tiny models and a LoRA on the CPU (some minutes; all is kept in `--work`, results too). The basis is the one that
 `reprbasis run examples/quickstart.yaml` trains; without one, no dictionary is moved between copies of SmolLM2.
 """
 
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import reprbasis as rb
+from reprbasis.interfaces.task import ContrastPair
 from reprbasis.interfaces.tokens import Example
 from reprbasis.kits.alignment import findings, judge_sites, match_layers
 from reprbasis.kits.anchors import vocabulary_rows
@@ -29,6 +30,7 @@ from reprbasis.kits.transferred import (
     Contrast,
     Neutral,
     controls,
+    first_tokens,
     same_features,
     steering,
     steering_vectors,
@@ -36,7 +38,7 @@ from reprbasis.kits.transferred import (
     table_agreement,
 )
 from reprbasis.pipeline.present import present
-from reprbasis.runtime.pairs import PairedRows, plain
+from reprbasis.runtime.pairs import FINAL, PairedRows, plain
 from reprbasis.testing.gauge import gauge_copy
 
 sys.path.insert(0, str(Path(__file__).parent / "tiny_models"))
@@ -63,17 +65,17 @@ class Pair:
 
 
 PAIRS = {
-    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.5::8", 6000,
+    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.4::8", 6000,
                   "The same function in other coordinates: gains folded, then the residual stream rotated at random."),
-    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.5::8", 6000,
+    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.4::8", 6000,
                  "A delta of rank 8 on all output matrices, queries and values, trained on templated text."),
-    "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.*", 6000,
+    "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.0:3", 6000,
                   "The same text, tokenizer and recipe; initialisation and order of documents differ."),
-    "families": Pair("tiny-qwen3 and a tiny Llama", "tiny-qwen3", "tiny-0", "tiny", "resid.*", 6000,
+    "families": Pair("tiny-qwen3 and a tiny Llama", "tiny-qwen3", "tiny-0", "tiny", "resid.0:3", 6000,
                      "Text of the same families; architecture, width (192 and 128), tokenizer and training differ."),
-    "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.*", 6000,
+    "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.0:3", 6000,
                       "The negative control: the second model was never trained."),
-    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.5::8/resid.*", 6000,
+    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::8/resid.0:3", 6000,
                       "Nothing in common but the text they are given here; widths 576 and 192."),
 }
 
@@ -233,17 +235,18 @@ def compare(pair, made, basis, html, seed=0):
     started = time.monotonic()
     a, b = made.get(pair.a), made.get(pair.b)
     one, _, two = pair.layers.partition("/")
-    rows = PairedRows.gather(a, b, texts(pair.text), a.info.select(one), b.info.select(two or one), tokens=pair.tokens,
-                             max_tokens=128)
-    names = ["procrustes" if a.info.d_model == b.info.d_model else "procrustes-pca", "ridge", "relative"]
+    layers = [a.info.select(one), b.info.select(two or one)]
+    rows = PairedRows.gather(a, b, texts(pair.text), *([*sites, FINAL] for sites in layers), tokens=pair.tokens, max_tokens=128)
+    names = ["procrustes-scaled" if a.info.d_model == b.info.d_model else "procrustes-pca", "ridge", "relative"]
     aligners = {name: rb.create("aligner", name) for name in names}
-    match = match_layers(aligners[names[0]], rows.a, rows.b, rows.train, rows.validation)
+    blocks = ({s: x[s] for s in sites} for x, sites in zip((rows.a, rows.b), layers, strict=True))
+    match = match_layers(aligners[names[0]], *blocks, rows.train, rows.validation)
     best = match.best()
     site = list(best)[len(best) // 2]
     there = best[site]
     judged = judge_sites(aligners, rows, list(best.items()), seed=seed)
     w_a, w_b, shared = vocabulary_rows(a, b)
-    from_words = judge_sites({"unembedding": rb.create("aligner", "unembedding")}, rows, list(best.items())[-1:],
+    from_words = judge_sites({"unembedding": rb.create("aligner", "unembedding")}, rows, [(FINAL, FINAL)],
                              anchors=(w_a, w_b), seed=seed)
     if html:
         present(findings(judged, match), html, rb.create("reporter", "html", file=f"{pair.a}-{pair.b}.html"), rb.registry(),
@@ -353,23 +356,29 @@ def learned(model, site, pair):
                   capabilities=frozenset({"affine-decoder"}))
 
 
+def pairs(model, family, n=32):
+    """Prompts with an answer and a wrong answer, for any tokenizer: their first tokens."""
+    found = ((d, first_tokens(model, [d.answer, d.wrong[0]])) for d in documents(family, "test", 5))
+    for d, ids in islice(((d, ids) for d, ids in found if len(ids) == 2), n):  # names may begin alike
+        yield ContrastPair(Example(text=d.prompt), None, ids[:1], ids[1:], key=d.prompt)
+
+
 def heads(a, b, alignments, name):
     """Tables of heads."""
-    number, wrong = (rb.create("task", "sva", set="simple"), rb.create("task", "ioi"))
     alike = head_similarity(a, b, alignments)
     order = torch.randperm(len(alike), generator=torch.Generator().manual_seed(0))
     flat = {s: replace(x, matrix=torch.eye(*x.matrix.shape), inverse=torch.eye(*x.inverse.shape)) for s, x in alignments.items()}
     tables = {}
-    for key, model, task in (("mine", a, number), ("wrong", a, wrong), ("theirs", b, number)):
-        tables[key] = rank(model, rb.batches(model, task, n=24)).values["gain"][:, :model.info.n_heads].flatten()
+    for key, model, family in (("mine", a, "sva"), ("wrong", a, "ioi"), ("theirs", b, "sva")):
+        tables[key] = rank(model, rb.batches(model, pairs(model, family))).values["gain"][:, :model.info.n_heads].flatten()
     unmapped = head_similarity(a, b, flat)
     found = table_agreement(tables["theirs"], {
         "mapped": transfer_table(tables["mine"], alike), "wrong-feature": transfer_table(tables["wrong"], alike),
         "random": transfer_table(tables["mine"][order], alike), "unmapped": transfer_table(tables["mine"], unmapped)})
     likeness = alike.max(0).values
-    return [f"Preference of {alike.shape[1]} heads for the right verb (task `sva`): rank correlation of the second model's own "
-            f"table with the first's, moved to the head that does the most similar thing to the stream (by {name}; likeness of "
-            f"the best partner: median {float(likeness.median()):.2f}).", "",
+    return [f"Preference of {alike.shape[1]} heads for the right verb after 32 prompts: rank correlation of the second model's "
+            f"own table with the first's, moved to the head that does the most similar thing to the stream (by {name}; likeness "
+            f"of the best partner: median {float(likeness.median()):.2f}).", "",
             *grid(("table", "Spearman"), [(m.condition, told(m)) for m in found])]
 
 
@@ -391,6 +400,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("basis", type=Path, nargs="?", help="a basis of SmolLM2 over resid.*")
     parser.add_argument("--work", type=Path, default=Path("runs/alignment"), help="where made models are kept")
+    parser.add_argument("--again", action="store_true", help="compare again what was compared before")
     parser.add_argument("--only", choices=PAIRS, action="append", help="compare this pair alone (repeatable)")
     parser.add_argument("--out", type=Path, help="write the page here")
     given = parser.parse_args()
@@ -399,7 +409,10 @@ def main():
     parts = []
     for key in given.only or PAIRS:
         print(f"{time.strftime('%H:%M:%S')} {key}", file=sys.stderr, flush=True)
-        parts += compare(PAIRS[key], made, basis, given.work)
+        kept = given.work / f"{key}.md"
+        if given.again or not kept.is_file():
+            kept.write_text("\n".join(compare(PAIRS[key], made, basis, given.work)), "utf-8")
+        parts.append(kept.read_text("utf-8"))
         text = HEAD.format(basis=given.basis.name if given.basis else "BASIS") + "\n".join(parts)
         if given.out:
             given.out.write_text(text.rstrip() + "\n", "utf-8")

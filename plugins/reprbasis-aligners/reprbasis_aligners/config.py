@@ -18,6 +18,8 @@ class ReducedConfig(ComponentConfig):
     """Share of the variance that both spaces keep; as many principal components as the needier one takes."""
     rank: int | None = Field(None, ge=1)
     """Use exactly this many components instead."""
+    scale: bool = True
+    """One factor for how much larger one stream is than the other; without it R² tells the difference in size and little else."""
 
 
 class RidgeConfig(ComponentConfig):
@@ -50,8 +52,9 @@ class RelativeConfig(ComponentConfig):
 
     anchors: int | None = Field(None, ge=2)
     """Paired rows that serve as anchors, drawn at random; null: three for each dimension of the wider space."""
-    tolerance: float = Field(0.03, gt=0, lt=1)
-    """Directions in which anchors spread less than this share of their widest spread count as not seen: they map to 0."""
+    tolerances: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.003, 0.01, 0.03, 0.1, 0.3), min_length=1)
+    """Tried: directions in which anchors spread less than this share of their widest spread map to 0. The one of least error on
+    as many further pairs is taken."""
     seed: int = Field(0, ge=0)
     """Of the draw."""
 

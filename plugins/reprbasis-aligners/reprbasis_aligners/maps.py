@@ -104,7 +104,7 @@ class ScaledProcrustes(MomentAligner[PlainConfig]):
 
 
 class ReducedProcrustes(MomentAligner[ReducedConfig]):
-    """A rotation between the leading r principal components of both spaces, for spaces of any two widths."""
+    """A rotation (and one scale) between the leading r principal components of both spaces, for spaces of any two widths."""
 
     def solve(self, moments: PairMoments) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """P_a R P_bᵀ; the variance that either space keeps stands in the details."""
@@ -116,9 +116,12 @@ class ReducedProcrustes(MomentAligner[ReducedConfig]):
             raise ShapeError(f"rank {rank} is more than the narrower space has ({most})", do=f"use at most {most}")
         rank = min(rank, most)
         one, two = (vectors.flip(1)[:, :rank] for _, vectors in spectra)
-        rotation, _ = polar(one.T @ moments.ab @ two)
+        rotation, s = polar(one.T @ moments.ab @ two)
+        within = float((one.T @ moments.aa @ one).trace())
+        scale = float(s.sum()) / within if self.config.scale and within > 0 and float(s.sum()) > 0 else 1.0
         matrix = one @ rotation @ two.T
-        return matrix, matrix.T, {"rank": rank, "variance_a": float(kept[0][rank - 1]), "variance_b": float(kept[1][rank - 1])}
+        return scale * matrix, matrix.T / scale, {"scale": scale, "rank": rank,
+                                                         "variance_a": float(kept[0][rank - 1]), "variance_b": float(kept[1][rank - 1])}
 
 
 class LOrtho(MomentAligner[PlainConfig]):
@@ -231,8 +234,8 @@ class Relative(Aligner[RelativeConfig]):
     With unit anchor rows U_a [m, A], U_b [m, B] a row x becomes r = (x - mean_a) U_aᵀ (its cosines, times its length), and the
     y of least norm whose own cosines come closest to r is r (U_bᵀ)⁺: a linear map, U_aᵀ (U_bᵀ)⁺ times the ratio of the spreads
     (Moschella et al. 2023; the way back to a space by the pseudo-inverse: Maiorca et al. 2024). It is a rotation where the
-    spaces are rotated copies, and nothing is fitted to the rows but means, spreads and which anchors are used. A stream is read
-    once; anchors are kept by reservoir sampling.
+    spaces are rotated copies. Fitted are only means, spreads, and below which spread of the anchors a direction counts as not
+    seen. A stream is read once; anchors are kept by reservoir sampling.
     """
 
     def fit(self, a: Tensor, b: Tensor) -> Alignment:
@@ -247,24 +250,35 @@ class Relative(Aligner[RelativeConfig]):
             for a, b in pairs:
                 yield a, b  # checked by whoever takes it
                 dtype[0] = a.dtype
-                most = self.config.anchors or 3 * max(a.shape[1], b.shape[1])
+                most = 2 * (self.config.anchors or 3 * max(a.shape[1], b.shape[1]))
                 keys = torch.rand(len(a), generator=draw, dtype=torch.float64)
                 rows = list(zip(keys.tolist(), range(seen[0], seen[0] + len(a)), a.double(), b.double(), strict=True))
                 kept[:] = sorted([*kept, *rows], key=lambda row: row[:2])[:most]
                 seen[0] += len(a)
 
         moments = PairMoments.of(sampled()).centred()
-        one, two = (torch.stack([row[i] for row in kept]) - mean for i, mean in ((2, moments.mean_a), (3, moments.mean_b)))
-        one, two = (torch.nn.functional.normalize(rows, dim=-1) for rows in (one, two))
         spreads = [max(float(m.trace()), 0.0) ** 0.5 for m in (moments.aa, moments.bb)]
         if min(spreads) <= 0:
             raise DataError("the rows of a space are all alike: there are no cosines between them", do="give rows that vary")
+        rows = [torch.stack([row[i] for row in kept]) - mean for i, mean in ((2, moments.mean_a), (3, moments.mean_b))]
         scale = spreads[1] / spreads[0]
-        matrix, inverse = scale * self._through(one, two), self._through(two, one) / scale
-        return finished(moments, matrix, inverse, dtype[0], {"anchors": len(kept), "scale": scale})
+        matrix, forth, count = self._best(*rows, scale)
+        inverse, back, _ = self._best(*reversed(rows), 1 / scale)
+        return finished(moments, matrix, inverse, dtype[0], {"anchors": count, "scale": scale, "tolerance": forth,
+                                                             "tolerance_back": back})
 
-    def _through(self, one: Tensor, two: Tensor) -> Tensor:
-        return one.T @ torch.linalg.pinv(two.T, rtol=self.config.tolerance)
+    def _best(self, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, float, int]:
+        """Matrix, tolerance and number of anchors: the first half of the rows are anchors, the second half chooses."""
+        half = (len(a) + 1) // 2
+        one, two = (torch.nn.functional.normalize(x[:half], dim=-1) for x in (a, b))
+        u, s, vt = torch.linalg.svd(two.T, full_matrices=False)
+        found = []
+        for tolerance in self.config.tolerances:
+            inverse = torch.where(s > tolerance * s.max(), 1 / s.clamp_min(1e-300), torch.zeros_like(s))
+            matrix = scale * (one.T @ vt.T * inverse) @ u.T
+            found.append((float((a[half:] @ matrix - b[half:]).square().sum()), tolerance, matrix))
+        _, tolerance, matrix = min(found, key=lambda row: row[0])
+        return matrix, tolerance, half
 
 
 class Unembedding(MomentAligner[UnembeddingConfig]):
