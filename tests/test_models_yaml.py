@@ -15,11 +15,12 @@ SMALL = {"steps.acts.tokens": 600, "steps.acts.max_tokens": 48, "steps.basis.row
          "steps.eval.evaluators.1.features": 8, "report": "[html]"}
 MODELS = {
     "tiny-qwen3": ("{use: qwen, checkpoint: tiny-qwen3}", 4),
+    "tiny-llava": ("{use: lvlm, checkpoint: tiny-llava}", 4),
     "smollm2": ("{use: llama, checkpoint: smollm2-135m-instruct}", 30),
 }
 
 
-@pytest.mark.parametrize("name", ["tiny-qwen3", pytest.param("smollm2", marks=pytest.mark.real)])
+@pytest.mark.parametrize("name", ["tiny-qwen3", "tiny-llava", pytest.param("smollm2", marks=pytest.mark.real)])
 def test_the_same_pipeline_runs_on(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     model, layers = MODELS[name]
