@@ -23,6 +23,18 @@ UNSEEN = "unseen"
 """Flag of tokens whose text so far begins no training sequence, see `Activations.unseen`."""
 
 
+def marked(inputs: EvaluationInputs, *, tokens: int, sequence_tokens: int) -> list[TokenSequence]:
+    """Held-out sequences, each cut to its first `sequence_tokens`, up to `tokens` in all, new tokens flagged `UNSEEN`."""
+    chosen: list[TokenSequence] = []
+    for sequence in inputs.held_out():
+        sequence = sequence.cut(sequence_tokens)
+        if chosen and sum(len(s) for s in chosen) + len(sequence) > tokens:
+            break
+        chosen.append(sequence)
+    return [replace(s, flags={**s.flags, UNSEEN: new})
+            for s, new in zip(chosen, inputs.activations.unseen(chosen), strict=True)]
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Tokens of whole held-out sequences, each forwarded as if alone, row by row of the batches.
@@ -52,15 +64,7 @@ class HeldOut:
         Raises:
             DataError: no token is new: every one repeats the beginning of a training sequence.
         """
-        model = inputs.model
-        chosen: list[TokenSequence] = []
-        for sequence in inputs.held_out():
-            sequence = sequence.cut(sequence_tokens)
-            if chosen and sum(map(len, chosen)) + len(sequence) > tokens:
-                break
-            chosen.append(sequence)
-        chosen = [replace(s, flags={**s.flags, UNSEEN: new})
-                  for s, new in zip(chosen, inputs.activations.unseen(chosen), strict=True)]
+        model, chosen = inputs.model, marked(inputs, tokens=tokens, sequence_tokens=sequence_tokens)
         batches = list(TokenBatch.pack(chosen, length=max(256, *map(len, chosen)), rows=2, pad_id=model.pad_id))
         found: dict[Site, list[Tensor]] = {s: [] for s in sites}
         for batch in batches:

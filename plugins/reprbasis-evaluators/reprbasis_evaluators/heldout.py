@@ -14,12 +14,10 @@ from torch import Tensor
 from reprbasis.errors import DataError
 from reprbasis.interfaces.evaluator import EvaluationInputs
 from reprbasis.interfaces.model import Edit, ForwardResult, ModelAdapter, Replace, Start
-from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
+from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.heldout import UNSEEN, marked
 from reprbasis.kits.tokenwise import Reference, predicts
 from reprbasis.sites import Site
-
-UNSEEN = "unseen"
-"""Flag of tokens that are measured, see `Activations.unseen`."""
 
 
 class HeldOut:
@@ -42,17 +40,10 @@ class HeldOut:
     def __init__(self, inputs: EvaluationInputs, *, tokens: int, sequence_tokens: int) -> None:
         self.inputs = inputs
         self.model: ModelAdapter[Any] = inputs.model
-        sequences: list[TokenSequence] = []
-        for sequence in inputs.held_out():
-            sequence = sequence.cut(sequence_tokens)
-            if sequences and sum(map(len, sequences)) + len(sequence) > tokens:
-                break
-            sequences.append(sequence)
-        marked = [replace(s, flags={**s.flags, UNSEEN: new})
-                  for s, new in zip(sequences, inputs.activations.unseen(sequences), strict=True)]
+        sequences = marked(inputs, tokens=tokens, sequence_tokens=sequence_tokens)
         self.batches = [b.to(self.model.device) for b in TokenBatch.pack(
-            marked, length=max(512, *map(len, marked)), rows=2, pad_id=self.model.pad_id)]
-        self.tokens, self.groups = sum(map(len, marked)), len(marked)
+            sequences, length=max(512, *map(len, sequences)), rows=2, pad_id=self.model.pad_id)]
+        self.tokens, self.groups = sum(map(len, sequences)), len(sequences)
         self.clean: list[ForwardResult] = []
         self.references: list[Reference] = []
         for batch in self.batches:
