@@ -15,6 +15,9 @@ from torch.nn.functional import normalize
 
 from ..interfaces.learner import ActivationStats, Rows
 
+ATOMS = 7_368_787
+"""Added to the seed of the atoms."""
+
 
 @dataclass(frozen=True)
 class Planted:
@@ -35,8 +38,8 @@ class Planted:
     @classmethod
     def make(cls, d: int = 32, atoms: int = 64, l0: int = 4, *, seed: int = 0, noise: float = 0.0,
              scales: Sequence[float] = (1.0,)) -> Planted:
-        """Random atoms."""
-        generator = torch.Generator().manual_seed(seed)
+        """Random atoms, from a stream of their own: a learner that draws with the same seed must not begin with the atoms."""
+        generator = torch.Generator().manual_seed(ATOMS + seed)
         return cls(normalize(torch.randn(atoms, d, generator=generator), dim=1), l0, noise, tuple(scales))
 
     def rows(self, n: int, generator: torch.Generator) -> Rows:

@@ -120,6 +120,9 @@ def test_planted_data_keeps_its_promises():
     assert abs(float(large / small) - 2500) < 100
     assert mmcs(planted.atoms, planted.atoms.flip(0)) == pytest.approx(1, abs=1e-6)
     assert mmcs(planted.atoms, torch.eye(32)) < 0.8
+    for seed in range(3):  # a dictionary that starts with the same seed must not start with the atoms
+        start = torch.randn(128, 32, generator=torch.Generator().manual_seed(seed))
+        assert mmcs(Planted.make(32, 64, 4, seed=seed).atoms, start) < 0.6
 
 
 def test_thresholds_keep_their_precision_when_the_rest_is_cast():

@@ -165,6 +165,15 @@ def test_the_entropy_of_equiprobable_causes_is_found(eight):
     assert eight.match() > 0.99
 
 
+@pytest.mark.parametrize(("r", "steps"), [(4, 1500), (16, 2500)])
+def test_the_entropy_follows_the_number_of_causes(r, steps, tmp_path):
+    found = Found(tmp_path, r, 0.5, steps=steps, temperature=6, **weights(r, 0.5))
+    assert found.entropy.marginal == pytest.approx(r, abs=max(1, 0.15 * r))
+    assert found.entropy.live == pytest.approx(r, abs=max(1, 0.15 * r))
+    assert found.fvu < 0.01
+    assert found.match() > 0.99
+
+
 def test_rare_causes_are_found_as_bursts(tmp_path):
     found = Found(tmp_path, 8, 0.1, steps=2000, **weights(8, 0.1))
     assert found.entropy.marginal == pytest.approx(3.75, abs=0.2)
@@ -190,10 +199,11 @@ def test_bits_pay_for_themselves(tmp_path):
     assert found.entropy.live == pytest.approx(4, abs=1)
 
 
-@pytest.mark.parametrize(("gradient", "steps", "fvu"), [("identity", 2500, 0.0), ("printed", 500, 0.2)])
+@pytest.mark.parametrize(("gradient", "steps", "fvu"), [("identity", 2500, 0.0), ("reference", 500, 0.01), ("printed", 500, 0.2)])
 def test_the_gradient_matters(gradient, steps, fvu, eight, tmp_path):
     """Straight through, causes are found but several bits share one (measured: 11.6 bits of a true 8, as in the released code);
-    with the gradient as printed in the paper nothing is found (FVU 0.44, 125 bits).
+    with the gradient as printed in the paper nothing is found (FVU 0.44, 125 bits), with that of the released code the causes
+    only in part (FVU 0.03, 39 bits after 500 steps).
     """
     found = Found(tmp_path, 8, 0.5, steps=steps, gradient=gradient, **weights(8, 0.5))
     assert found.entropy.marginal > eight.entropy.marginal + 1

@@ -1,5 +1,7 @@
 """The numbers and contexts of `atlas` on dictionaries and activations made by hand."""
 
+from math import log
+
 import pytest
 import torch
 
@@ -40,6 +42,8 @@ def test_sharing_over_depth(tmp_path, layers, variance, effective):
     found = atlas(inputs_of(values, tmp_path))
     assert found.get("layer_variance", condition="global").value == pytest.approx(variance, abs=1e-9)
     assert found.get("effective_layers", condition="global").value == pytest.approx(effective, abs=1e-9)
+    normalised = log(found.get("effective_layers", condition="global").value) / log(6)  # entropy over that of six layers
+    assert normalised == pytest.approx({1.0: 0, 6.0: 1, 2.0: 0.38685}[effective], abs=1e-5)
     assert found.get("reuse_rate", condition="global").value == float(len(layers) > 1)
     assert found.get("alive_share", condition="global").value == 1 / D
     [card] = found.features

@@ -69,8 +69,8 @@ class OpenAIConfig(ComponentConfig):
 
     model: str
     """Name of the model at the server."""
-    url: str = "http://localhost:8000/v1"
-    """Address of the interface; `/chat/completions` is added."""
+    url: str
+    """Address of the interface, up to and including `/v1`; `/chat/completions` is added."""
     key: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; if it is not set, no key is sent."""
     max_calls: int = Field(2000, ge=1)

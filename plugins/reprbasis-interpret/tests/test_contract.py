@@ -8,6 +8,7 @@ import pytest
 
 from reprbasis.testing import EvaluatorContract, JudgeContract
 
+HOST = "127.0.0.1"
 SMALL = {"window": 4, "shown": 2, "tests": 2, "features": 4, "text": "train", "tokens": 400, "resamples": 100}
 
 
@@ -59,9 +60,9 @@ class TestOpenAI(JudgeContract):
 
     @pytest.fixture(autouse=True, scope="class")
     def _server(self, request):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+        server = ThreadingHTTPServer((HOST, 0), Stub)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        request.cls.url = f"http://127.0.0.1:{server.server_port}/v1"
+        request.cls.url = f"http://{HOST}:{server.server_port}/v1"
         yield
         server.shutdown()
         server.server_close()

@@ -11,6 +11,7 @@ import reprbasis as rb
 from reprbasis.errors import ReprBasisError, UserError
 from reprbasis.interfaces.judge import Explanation, Passage
 
+HOST = "127.0.0.1"
 PASSAGES = [Passage((" a", " b"), (1, 2), (0,)), Passage((" c", " d"), (3, 4))]
 
 
@@ -30,9 +31,9 @@ def server():
         def log_message(self, *args):
             """Quiet."""
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd = ThreadingHTTPServer((HOST, 0), Handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield plan, asked, f"http://127.0.0.1:{httpd.server_port}/v1"
+    yield plan, asked, f"http://{HOST}:{httpd.server_port}/v1"
     httpd.shutdown()
     httpd.server_close()
 
@@ -93,7 +94,7 @@ def test_another_form_of_answer_is_said(server):
 
 def test_no_server_is_said():
     with pytest.raises(ReprBasisError, match="does not answer"):
-        judge("http://127.0.0.1:9/v1", retries=0, timeout=2).match(Explanation("x"), PASSAGES[:1], model=None)
+        judge(f"http://{HOST}:9/v1", retries=0, timeout=2).match(Explanation("x"), PASSAGES[:1], model=None)
 
 
 @pytest.mark.parametrize(("answer", "value"), [("Yes.", 1), ("yes", 1), (" **Yes**", 1), ("No", 0), ("no, it is not", 0),

@@ -284,14 +284,15 @@ class ModelContract(ComponentContract):
         """
         sequences = self.model.tokenize([Example(text=t) for t in TEXTS])
         [packed] = TokenBatch.pack(sequences, length=sum(map(len, sequences)), rows=1)
-        site = Site("resid", self.model.info.n_layers - 1)
-        together = self.model.forward(packed, capture=[site])[site]
+        sites, last = self.model.info.sites, Site("resid", self.model.info.n_layers - 1)
+        together = self.model.forward(packed, capture=sites)
         merged = replace(packed, segments=torch.zeros_like(packed.segments))
-        control = self.model.forward(merged, capture=[site])[site]
+        control = self.model.forward(merged, capture=[last])[last]
         for index, text in enumerate(TEXTS):
-            expected = self.model.forward(self.alone(text), capture=[site])[site]
-            assert self.close(together[packed.segments == index], expected[0]), text
-        assert float((control - together).abs().max()) > 1e-2 * float(together.abs().max())
+            expected = self.model.forward(self.alone(text), capture=sites)
+            for site in sites:
+                assert self.close(together[site][packed.segments == index], expected[site][0]), (site, text)
+        assert float((control - together[last]).abs().max()) > 1e-2 * float(together[last].abs().max())
 
     def test_too_long_a_sequence_is_refused(self) -> None:
         """Positions beyond the model's range give nonsense, so they are an error that says the limit."""
