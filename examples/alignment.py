@@ -2,8 +2,8 @@
 
     python examples/alignment.py runs/quickstart/basis-* --out docs/results/alignment.md
 
-The first run trains three tiny models and a LoRA on the CPU (some minutes; all is kept in `--work`, results too). The basis is the one that
-`reprbasis run examples/quickstart.yaml` trains; without one, no dictionary is moved between copies of SmolLM2.
+The first run trains two tiny models and a LoRA on the CPU (some minutes; all is kept in `--work`, results too). The basis is the
+one that `reprbasis run examples/quickstart.yaml` trains; without one, no dictionary is moved between copies of SmolLM2.
 """
 
 import argparse

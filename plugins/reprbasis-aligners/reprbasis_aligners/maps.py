@@ -120,8 +120,8 @@ class ReducedProcrustes(MomentAligner[ReducedConfig]):
         within = float((one.T @ moments.aa @ one).trace())
         scale = float(s.sum()) / within if self.config.scale and within > 0 and float(s.sum()) > 0 else 1.0
         matrix = one @ rotation @ two.T
-        return scale * matrix, matrix.T / scale, {"scale": scale, "rank": rank,
-                                                         "variance_a": float(kept[0][rank - 1]), "variance_b": float(kept[1][rank - 1])}
+        details = {"scale": scale, "rank": rank, "variance_a": float(kept[0][rank - 1]), "variance_b": float(kept[1][rank - 1])}
+        return scale * matrix, matrix.T / scale, details
 
 
 class LOrtho(MomentAligner[PlainConfig]):

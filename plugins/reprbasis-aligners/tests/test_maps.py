@@ -8,7 +8,7 @@ from reprbasis.errors import ShapeError
 from reprbasis.kits.moments import PairMoments
 from reprbasis.kits.similarity import centred_cosine, retrieval
 
-ALL = ("procrustes", "procrustes-scaled", "procrustes-pca", "l-ortho", "affine", "ridge", "cca")
+ALL = ("procrustes", "procrustes-scaled", "procrustes-pca", "l-ortho", "affine", "ridge", "cca", "relative")
 
 
 def gaussians(n, d, seed, dtype=torch.float64):
@@ -37,7 +37,7 @@ def test_independent_spaces_do_not_align(name):
     assert not any("r2" in key or "cos" in key for key in found.details)
 
 
-@pytest.mark.parametrize("name", ["procrustes", "procrustes-scaled", "l-ortho", "ridge"])
+@pytest.mark.parametrize("name", ["procrustes", "procrustes-scaled", "l-ortho", "ridge", "relative"])
 def test_a_rotation_under_noise_is_found(name):
     d = 48
     spread = torch.linspace(0.5, 2, d, dtype=torch.float64)
@@ -144,3 +144,23 @@ def test_unembedding_equates_logits():
     x = gaussians(10, 20, 2)
     centred = lambda w: w - w.mean(0)  # noqa: E731
     assert torch.allclose(found.forward(x) @ centred(wide).T, x @ centred(readers).T, atol=1e-8)
+
+
+def test_relative_representations_need_no_fit():
+    """The rotation of a copy is found from anchors alone, with its scale; anchors that do not span leave directions out."""
+    a = gaussians(400, 24, 0) * torch.linspace(0.5, 2, 24, dtype=torch.float64)
+    found = rb.create("aligner", "relative").fit(a, 3 * a @ rotation(24) + 5)
+    assert torch.allclose(found.matrix, 3 * rotation(24), atol=1e-8)
+    assert found.details["anchors"] == 72
+    few = rb.create("aligner", "relative", anchors=10).fit(a, 3 * a @ rotation(24))
+    assert int(torch.linalg.matrix_rank(few.matrix, rtol=1e-6)) == 10
+
+
+def test_reduced_procrustes_scales_unless_told_not_to():
+    a = gaussians(2000, 16, 0)
+    b = 5 * a @ rotation(16)
+    scaled, plainly = (rb.create("aligner", "procrustes-pca", variance=1.0, scale=s).fit(a, b) for s in (True, False))
+    assert scaled.details["scale"] == pytest.approx(5)
+    assert torch.allclose(scaled.backward(scaled.forward(a)), a)
+    assert r2(scaled, a, b) > 0.999
+    assert torch.allclose(5 * plainly.matrix, scaled.matrix)
