@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="qwen3")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=1.0, help="of the steps of every stage, to try the recipe")
+    parser.add_argument("--n", type=int, default=400, help="documents of each family that it is measured on")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
@@ -84,13 +85,13 @@ def main() -> None:
         stages.append({**asdict(stage), **found})
     tokenizer.save_pretrained(args.out)
     adapter = ARCHITECTURES[args.architecture].adapter
-    note(args.out, adapter, {"architecture": args.architecture, "seed": args.seed, "parameters": size, "stages": stages})
+    note(args.out, adapter, args.n, {"architecture": args.architecture, "seed": args.seed, "parameters": size, "stages": stages})
 
 
-def note(out: Path, adapter: str, facts: dict[str, Any]) -> None:
+def note(out: Path, adapter: str, n: int, facts: dict[str, Any]) -> None:
     """Measure the checkpoint and write down how it was made and what it can do."""
     facts = {"recipe": "examples/tiny_models/text_train.py", **facts,
-             "held_out": measure(rb.create("model", adapter, checkpoint=str(out)))}
+             "held_out": measure(rb.create("model", adapter, checkpoint=str(out)), n=n)}
     text = json.dumps(facts, indent=1)
     (out / "recipe.json").write_text(text + "\n", encoding="utf-8")
     print(text)
