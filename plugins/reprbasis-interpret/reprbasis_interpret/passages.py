@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reprbasis.errors import DataError
 from reprbasis.interfaces.judge import Passage
-from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.heldout import HeldOut
 
 BLOCK = 1024
 
@@ -38,24 +38,8 @@ class Text:
 
 def held_out(inputs, sites, *, tokens, window):
     """Run the model on text that nothing was trained on; tokens that repeat the beginning of a training sequence are left out."""
-    model, sequences = inputs.model, []
-    for sequence in inputs.held_out():
-        room = tokens - sum(map(len, sequences))
-        if room < window:
-            break
-        sequences.append(sequence.cut(room))
-    fresh = dict(zip((s.sequence for s in sequences), inputs.activations.unseen(sequences), strict=True))
-    last = max(sites, key=model.info.depth)
-    parts, ids, owners, kept = {s: [] for s in sites}, [], [], []
-    for batch in TokenBatch.pack(sequences, length=max(256, *map(len, sequences)), rows=2, pad_id=model.pad_id):
-        result = model.forward(batch.to(model.device), capture=sites, stop_at=last, logits="none")
-        for site in sites:
-            parts[site].append(result.sites[site][batch.mask.to(model.device)].float().cpu())
-        position, owner = batch.positions[batch.mask], batch.sequences[batch.mask]
-        ids.append(batch.ids[batch.mask])
-        owners.append(owner)
-        kept.append(torch.tensor([bool(fresh[int(s)][p]) and int(p) > 0 for s, p in zip(owner, position, strict=True)]))
-    return _cut(torch.cat(ids), torch.cat(owners), torch.cat(kept), {s: torch.cat(p) for s, p in parts.items()}, window)
+    held = HeldOut.run(inputs, sites, tokens=tokens, sequence_tokens=tokens)
+    return _cut(held.ids, held.group, held.body, {s: x.float() for s, x in held.rows.items()}, window)
 
 
 def trained_on(inputs, sites, *, tokens, window):

@@ -6,14 +6,15 @@ import pytest
 import torch
 from reprbasis_interpret.evaluator import curve
 from reprbasis_interpret.lexical import Lexical, clues
-from reprbasis_interpret.passages import activity, trained_on
+from reprbasis_interpret.passages import activity, held_out, trained_on
 from reprbasis_interpret.trials import MARK, Deck
 
 import reprbasis as rb
 from reprbasis.interfaces.evaluator import EvaluationInputs
+from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 from reprbasis.testing.activations import activations_of
-from reprbasis.testing.toys import toy_basis, toy_model
+from reprbasis.testing.toys import toy_activations, toy_basis, toy_model
 
 SITE, PLANTED, SEQUENCES, LENGTH = rb.Site("resid", 0), 4, 80, 33
 
@@ -137,3 +138,18 @@ def test_the_curve_by_hand():
 def test_kinds_of_token(token, kind):
     assert f"a {kind}" in clues([" x", token], 1)
     assert "after 'x'" in clues([" x", token], 1)
+
+
+def test_held_out_text_is_read_where_nothing_was_trained(tmp_path):
+    """Every passage is new text of a held-out sequence, with the values that the model gives it."""
+    model = toy_model()
+    acts = toy_activations(model, tmp_path)
+    inputs = EvaluationInputs(model, toy_basis(model, [SITE]), acts)
+    text = held_out(inputs, [SITE], tokens=90, window=4)
+    fresh = dict(zip((s.sequence for s in acts.sequences("held-out")), acts.unseen(acts.sequences("held-out")), strict=True))
+    for index, sequence in enumerate(text.sequences.tolist()):
+        [source] = [s for s in acts.sequences("held-out") if s.sequence == sequence]
+        starts = [i for i in range(1, len(source) - 3) if torch.equal(source.ids[i:i + 4], text.ids[index])]
+        x = model.forward(TokenBatch.pad([source]), capture=[SITE])[SITE][0]
+        assert any(bool(fresh[sequence][i:i + 4].all()) and torch.allclose(x[i:i + 4], text.values[SITE][text.place[index]],
+                                                                          atol=1e-5) for i in starts)
