@@ -2,8 +2,8 @@
 
     python examples/circuits.py runs/quickstart/basis-* --out docs/results/circuits.md [--tasks sva ioi induction]
 
-The basis is the one that `reprbasis run examples/quickstart.yaml` trains (any other will do). Each task's numbers are kept under
-`--parts` after every seed; tasks that are there already are not measured again, so that tasks can be run in any order or at once.
+The basis is the one that `reprbasis run examples/quickstart.yaml` trains (any other will do). What each seed of each
+task gave is kept under `--parts` and not measured again, so that they can be run in any order, or at once.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import torch
+from reprbasis_circuits.curve import Curve
 from reprbasis_circuits.edges import edge_faithfulness
 from reprbasis_circuits.evaluation import Judge
 from reprbasis_circuits.frontier import RANDOM, Frontier
@@ -44,34 +45,43 @@ def config_of(name, args):
 
 
 def measured(name, args):
-    """All numbers of a task: what is there already, or else from the model."""
-    done = sorted(args.parts.glob(f"{name}-{args.basis.name}-{args.prompts}-{args.held_out}-*"), key=lambda p: int(p.name[-1]))
-    if done and (int(done[-1].name[-1]) >= args.seeds or args.show):
-        return rb.load(done[-1])
-    if args.show:
-        return None
-    model, metric = rb.create("model", "llama", checkpoint=args.checkpoint), rb.create("metric", "logit-diff")
-    basis, task, config = rb.load(args.basis), rb.registry().build(config_of(name, args).task), config_of(name, args)
-    test = rb.batches(model, task, split="test", n=args.held_out, batch=config.batch)
-    made = Frontier(config, rb.registry(), model, basis, metric, test, tell=lambda line: print(f"{name}: {line}", flush=True))
-    extra = Findings()
-    for seed in range(args.seeds):
-        train = rb.batches(model, task, n=args.prompts, batch=config.batch, seed=seed)
-        made.add(train)
-        if not seed:
-            extra = closer(made, model, basis, train, test, metric, args)
-        found = made.findings() + extra
-        rb.save(found, args.parts / f"{name}-{args.basis.name}-{args.prompts}-{args.held_out}-{seed + 1}")
-    return found
+    """All numbers of a task; each seed is measured once and kept."""
+    config = config_of(name, args)
+    folders = [args.parts / f"{name}-{args.basis.name}-{args.prompts}-{args.held_out}" / str(seed) for seed in range(args.seeds)]
+    made, world = Frontier(config, rb.registry(), None, None, None, []), None
+    for seed, folder in enumerate(folders):
+        there = (folder / "curve.json").is_file()
+        if not there and (args.show or seed not in (args.only or range(args.seeds))):
+            continue
+        if not there:
+            world = world or World(config, args)
+            run = Frontier(config, rb.registry(), world.model, world.basis, world.metric, world.test,
+                           tell=lambda line, seed=seed: print(f"{name}, seed {seed}: {line}", flush=True))
+            train = rb.batches(world.model, world.task, n=args.prompts, batch=config.batch, seed=seed)
+            curve = run.add(train, seed)
+            if not seed:
+                rb.save(closer(curve, world, train, args), folder / "closer")
+            curve.save(folder)
+        made.curves.append(Curve.load(folder))
+    more = rb.load(folders[0] / "closer") if (folders[0] / "closer").is_dir() else Findings()
+    return made.findings() + more if made.curves else None
 
 
-def closer(made, model, basis, train, test, metric, args):
+class World:
+    """What is needed to measure."""
+
+    def __init__(self, config, args):
+        self.model, self.metric = rb.create("model", "llama", checkpoint=args.checkpoint), rb.create("metric", "logit-diff")
+        self.basis, self.task = rb.load(args.basis), rb.registry().build(config.task)
+        self.test = rb.batches(self.model, self.task, split="test", n=args.held_out, batch=config.batch)
+
+
+def closer(curve, world, train, args):
     """One circuit of the first seed, the smallest with a faithfulness of 0.7: its edges, random subsets, and nodes that idle."""
-    curve = made.curves[0]
     good = [key for key, j in curve.points["mask"].items() if curve.scale.share(j.found.value).value >= 0.7]
     key = min(good or curve.family, key=lambda k: (1 if good else -1) * curve.family[k].size())
     circuit = curve.family[key]
-    judge = Judge(model, basis, circuit.setup, test, metric, fill=fill_of(circuit))
+    judge = Judge(world.model, world.basis, circuit.setup, world.test, world.metric, fill=fill_of(circuit))
     label = f"{circuit.size()} nodes"
     rows = [*judge.subsets(circuit, label, draws=6), *judge.minimality(circuit, label)[0]]
     edges = edge_faithfulness(judge, circuit, train[:1], [10, 30, 100], label)[0] if circuit.size() <= args.edges else []
@@ -123,7 +133,10 @@ class Page:
                 f"Raw: {raw}. Faithfulness of all latents with every error ablated: {self.cell('faithfulness', 'basis')}.", "",
                 "Faithfulness:", "", *self.by_size("faithfulness", self.methods), *self.seeds(),
                 "Lead of `mask` at equal size (difference of faithfulness, paired by prompt):", "",
-                *self.by_size("lead", self.others, "mask over {}"), *self.mask(),
+                *self.by_size("lead", self.others, "mask over {}"),
+                "How much closer to the unchanged model `mask` is, prompt by prompt (mean |F - F(M)| of the other less that of",
+                "`mask`, as a share of F(M) - F(empty)); unlike the lead it does not reward a faithfulness above 1:", "",
+                *self.by_size("closer", self.others, "mask over {}"), *self.mask(),
                 "Faithfulness of the circuits once their error nodes are ablated:", "",
                 *self.by_size("without_errors", [m for m in self.methods if m != RANDOM]), *self.areas(), *self.stability(),
                 *self.closer()]
@@ -249,6 +262,7 @@ def main():
     parser.add_argument("--checkpoint", default="smollm2-135m-instruct")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", type=int, nargs="+", help="measure these seeds only (several processes can share the work)")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--steps", type=int, default=120)
@@ -270,7 +284,7 @@ def main():
     body = "\n".join(line for name, found in parts.items() for line in Page(name, found).lines())
     basis = re.sub(r"-[0-9a-f]{6,}$", "-*", args.basis.name)
     text = HEAD.format(basis=basis, date=date.today(), model=args.checkpoint, sites=SITES, plot=drawing.name, comment=comment,
-                       prompts=args.prompts, held=args.held_out, steps=args.steps, inner=args.inner, seeds=args.seeds) + body
+                       prompts=args.prompts, held=args.held_out, steps=args.steps, inner=args.inner) + body
     args.out.write_text(text.rstrip() + "\n", "utf-8")
     print(args.out)
 
@@ -279,7 +293,7 @@ HEAD = """# Circuits: learned masks against scorers and controls
 
 Command: `python examples/circuits.py runs/quickstart/{basis} --out docs/results/circuits.md`. Date: {date}.
 Model: {model}. Basis: the dictionary of the quickstart (shared by all 92 sites) at `{sites}`.
-Seeds: {seeds} (other training prompts, other order, other noise).
+Seeds differ in their training prompts, the order of them, and noise; how many there are is said at each task.
 
 A node is a latent or the reconstruction error of one site and token position. Nodes outside a circuit take their mean over
 the corrupted prompts. Error nodes are nodes like others; every method may choose them. Faithfulness is (F(C) - F(empty)) /

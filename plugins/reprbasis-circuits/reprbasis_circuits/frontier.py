@@ -25,35 +25,12 @@ from reprbasis.registry import Registry
 from reprbasis.runtime.basis import Basis
 
 from .config import FrontierConfig, NodesConfig, ThresholdConfig
+from .curve import Curve
 from .evaluation import Judge, Judged, Masks, Outcome, Scale, areas_of, at, nesting, random_like, row
 from .nodes import Nodes, circuit, prepare
 from .threshold import ThresholdFinder
 
 RANDOM = "random nodes"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One repetition.
-
-    Args:
-        setup: what a node is.
-        scale: of the judge; it depends on the prompts, through the values of ablated nodes.
-        points: method -> what it was asked for -> circuit; random nodes and scorers have the sizes of the first method.
-        family: the circuits of the first method, by what was asked for.
-        pool: candidate nodes.
-    """
-
-    setup: Setup
-    scale: Scale
-    points: Mapping[str, Mapping[str, Judged]]
-    family: Mapping[str, Circuit]
-    pool: Masks
-
-    @property
-    def candidates(self) -> int:
-        """Number of candidate nodes."""
-        return sum(int(m.sum()) for m in self.pool.values())
 
 
 @dataclass
@@ -78,16 +55,14 @@ class Frontier:
     seed: int = 0
     tell: Callable[[str], None] = lambda line: None
     curves: list[Curve] = field(default_factory=list)
-    others: dict[str, list[dict[str, Circuit]]] = field(default_factory=dict)
 
-    def add(self, train: Sequence[ContrastBatch]) -> None:
+    def add(self, train: Sequence[ContrastBatch], repetition: int = 0) -> Curve:
         """Search on `train` and judge on the held-out prompts; repetition i adds i to the seeds of finders and scorers.
 
         Raises:
             UserError: the first finder finds nothing, or the finders do not share what a node is.
         """
-        shift = len(self.curves)
-        families, setup = self._search(train, shift)
+        families, setup = self._search(train, repetition)
         first = next(iter(families.values()))
         runner = prepare(self.nodes(), self.model, self.basis, train, self.metric)
         nodes = Nodes.of(runner)
@@ -100,10 +75,10 @@ class Frontier:
             own = any(c.details["finder"] != "threshold" for c in family.values())  # of scorers' top nodes it is not asked
             points[name] = dict(zip(family, judge.judge(list(family.values()), rest=own), strict=True))
         self.tell(f"judge {RANDOM}")
-        points[RANDOM] = {key: self._random(judge, found, pool, shift) for key, found in first.items()}
-        self.curves.append(Curve(setup, judge.scale, points, first, pool))
-        if not shift:
-            self._repeat(train, first)
+        points[RANDOM] = {key: self._random(judge, found, pool, repetition) for key, found in first.items()}
+        again = {} if repetition else self._repeat(train, first)
+        self.curves.append(Curve(setup, judge.scale, points, first, pool, again))
+        return self.curves[-1]
 
     def findings(self) -> Findings:
         """All repetitions together: intervals over prompts of the mean over repetitions."""
@@ -170,9 +145,10 @@ class Frontier:
         outcome = Outcome(*(torch.stack([getattr(j.found, k) for j in found]).mean(0) for k in ("value", "kl", "top")))
         return Judged(*(sum(getattr(j, k) for j in found) / len(found) for k in ("nodes", "errors", "latents")), outcome)
 
-    def _repeat(self, train: Sequence[ContrastBatch], first: Mapping[str, Circuit]) -> None:
+    def _repeat(self, train: Sequence[ContrastBatch], first: Mapping[str, Circuit]) -> dict[str, list[Mapping[str, Circuit]]]:
         """Search again with the first finder: in other orders, and on each half of the prompts."""
         selection = self.config.finders[0]
+        out: dict[str, list[Mapping[str, Circuit]]] = {}
 
         def again(prompts: Sequence[ContrastBatch], shift: int = 0) -> dict[str, Circuit]:
             found = self._aligned(selection, shift).family(self.model, self.basis, prompts, self.metric)
@@ -180,11 +156,12 @@ class Frontier:
 
         if self.config.repeats and "seed" in type(selection.config).model_fields:
             self.tell("search in other orders")
-            self.others["orders"] = [dict(first), *(again(train, 10_000 + i) for i in range(self.config.repeats))]
+            out["orders"] = [first, *(again(train, 10_000 + i) for i in range(self.config.repeats))]
         if self.config.halves and len(train) > 1:
             self.tell("search on halves of the prompts")
             cut = len(train) // 2
-            self.others["halves"] = [again(train[:cut]), again(train[cut:])]
+            out["halves"] = [again(train[:cut]), again(train[cut:])]
+        return out
 
     # -- comparing -----------------------------------------------------------------------------------------------------
 
@@ -210,7 +187,9 @@ class Frontier:
         return out
 
     def _leads(self, scale: Scale) -> list[Measurement]:
-        """How much more faithful the first family is than each other one at equal size; paired by prompt."""
+        """How much more faithful the first family is than each other one at equal size, and how much closer its values are to the
+        unchanged model's, prompt by prompt (above a faithfulness of 1 more is not better); both as shares of F(M) - F(empty).
+        """
         points = self._joined()
         first, *others = points
         out = []
@@ -219,8 +198,10 @@ class Frontier:
                 pairs = [(c.points[first][key], c.points[other].get(key)) for c in self.curves]
                 if all(b is not None and a.nodes == b.nodes for a, b in pairs):
                     theirs = torch.cat([c.points[other][key].found.value for c in self.curves])
-                    lead = scale.ratio(ours.found.value - theirs, scale.model - scale.empty)
-                    out += _sized([row("lead", lead, f"{first} over {other}")], ours)
+                    span, name = scale.model - scale.empty, f"{first} over {other}"
+                    closer = (theirs - scale.model).abs() - (ours.found.value - scale.model).abs()
+                    out += _sized([row("lead", scale.ratio(ours.found.value - theirs, span), name),
+                                   row("closer", scale.ratio(closer, span), name)], ours)
         return out
 
     def _areas(self) -> list[Measurement]:
@@ -243,8 +224,8 @@ class Frontier:
         out = []
         if math.isfinite(nested := nesting(sorted(first.family.values(), key=Circuit.size))):
             out.append(Measurement("nesting", nested, len(first.family), condition=name))
-        seeds = [dict(c.family) for c in self.curves]
-        for kind, found in {**({"seeds": seeds} if len(seeds) > 1 else {}), **self.others}.items():
+        seeds = {"seeds": [c.family for c in self.curves]} if len(self.curves) > 1 else {}
+        for kind, found in {**seeds, **first.again}.items():
             for key in first.family:
                 group = [f[key] for f in found if key in f]
                 pairs = [a.iou(b) for i, a in enumerate(group) for b in group[i + 1:]]

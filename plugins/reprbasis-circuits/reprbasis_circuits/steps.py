@@ -82,7 +82,7 @@ class FrontierStep(Step[FrontierConfig]):
             metric = context.registry.build(self.config.metric)
             made = Frontier(self.config, context.registry, context.model, basis, metric, test, context.seed, tell)
             for repetition in range(self.config.seeds):
-                made.add(prompts(context, self.config, self.config.prompts, "train", context.seed + repetition))
+                made.add(prompts(context, self.config, self.config.prompts, "train", context.seed + repetition), repetition)
             return made.findings()
 
 

@@ -1,5 +1,8 @@
 import torch
+from reprbasis_circuits.curve import Curve
+from reprbasis_circuits.frontier import Frontier
 
+import reprbasis as rb
 from reprbasis.interfaces.finder import Circuit, Setup
 from reprbasis.runtime.basis import Basis
 from reprbasis.testing import FinderContract, StepContract
@@ -59,3 +62,17 @@ class TestFaithfulness(StepContract):
         error_fill = {s: torch.rand(6, basis.d_in, generator=generator) for s in sites}
         world["circuit"] = Circuit(masks, None, {"setup": Setup(sites).facts()}, fill, error_fill)
         return world
+
+
+def test_a_curve_survives_saving(chain, tmp_path):
+    """Repetitions can be measured apart and put together."""
+    step = rb.create("step", "frontier", task={"use": "toy-pairs"}, error="node", protect=0, resamples=100, random=2, repeats=1,
+                     halves=True, finders=[{"use": "mask", "steps": 40, "costs": [0.1, 2.0]}], scorers=["attribution"])
+    world = step.config, rb.registry(), chain.model, chain.basis, chain.metric, chain.held_out
+    whole, apart = Frontier(*world), Frontier(*world)
+    for repetition, train in enumerate((chain.batches[:2], chain.batches[2:])):
+        whole.add(train, repetition).save(tmp_path / str(repetition))
+        apart.curves.append(Curve.load(tmp_path / str(repetition)))
+    assert whole.findings().measurements == apart.findings().measurements
+    names = {m.name for m in whole.findings().measurements}
+    assert {"lead", "closer", "iou_seeds", "iou_orders", "iou_halves", "faithfulness_least", "cpr", "nesting"} <= names
