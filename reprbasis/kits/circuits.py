@@ -42,7 +42,7 @@ def common_prefix(batches: Iterable[ContrastBatch]) -> int:
         for side in (item.clean, item.corrupt):
             if side is None:
                 continue
-            for ids, real in zip(side.ids.cpu(), side.mask.cpu(), strict=True):
+            for ids, real in zip(side.shown().cpu(), side.mask.cpu(), strict=True):
                 row = ids[real]
                 if known is None:
                     known = row[:-1]

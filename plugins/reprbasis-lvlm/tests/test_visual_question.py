@@ -12,6 +12,7 @@ from reprbasis_lvlm.tiny import checkpoint
 
 import reprbasis as rb
 from reprbasis.errors import ConfigError, DataError
+from reprbasis.kits.circuits import common_prefix
 from reprbasis.runtime.trial import trial
 from reprbasis.sites import Site
 from reprbasis.testing import TaskContract
@@ -125,6 +126,8 @@ def test_prompts_that_differ_in_their_image_alone_are_different_prompts(model):
     assert len(item.clean.shown().unique(dim=0)) == 8
     assert torch.equal(item.clean.take(torch.tensor([2])).shown(), item.clean.shown()[2:3])
     assert not torch.equal(item.clean.shown(), item.corrupt.shown())
+    begin = int(item.clean.flag("image")[0].int().argmax())
+    assert common_prefix([item]) == begin, "images are no prefix that all prompts share"
 
 
 @pytest.mark.parametrize("family", ["qwen3-vl", "smolvlm"])
