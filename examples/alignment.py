@@ -306,7 +306,7 @@ def steered(a, b, site, there, chosen, neutral):
             if condition == "native" and len(table):
                 continue
             kl = get.get(("ratio-at-kl", condition))
-            cosine = torch.cosine_similarity(keep[condition], keep["native"], dim=0)
+            cosine = torch.cosine_similarity(keep[condition], keep["native"], dim=-1).mean()
             table.append((name if condition in ("mapped", "wrong-feature") else "-", condition, f"{float(cosine):.2f}",
                           told(get["effect", condition]), told(get["ratio", condition]), f"{get['kl', condition].value:.3f}",
                           "not reached" if kl is None else told(kl)))
@@ -428,7 +428,8 @@ the first model the layer of the second is chosen on validation texts; maps are 
 where every number here is measured. `best control` is the best of a map fitted to broken pairs, to pairs broken within
 frequencies of tokens, and a random rotation; `no map` takes rows as they are. CKA (unbiased), mutual kNN and relative@1 need no
 map.
-Intervals: 95 % bootstrap over texts (maps), prompts (steering), heads (tables).
+Intervals: 95 % bootstrap over texts (maps), prompts (steering; the six directions for `random`),
+heads (tables).
 
 """
 

@@ -30,7 +30,7 @@ STEERED: Final = {
     "native": "made in the second model itself: what can be reached",
     "mapped": "made in the first model, moved through the alignment",
     "wrong-feature": "control: another direction of the first model, moved alike",
-    "random": "control: a random direction",
+    "random": "control: several random directions",
     "unmapped": "control: the first model's direction as it stands (cut, or filled with zeros, to the width)",
 }
 STITCHED: Final = {
@@ -171,10 +171,13 @@ def fit_width(v: Tensor, width: int) -> Tensor:
 
 
 def steering_vectors(model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], alignment: Alignment, site_a: Site, site_b: Site,
-                     contrast: Contrast, wrong: Contrast | None = None, *, seed: int = 0) -> dict[str, Tensor]:
-    """A contrast's direction in the second model by every way of `STEERED`; `wrong-feature` needs another contrast."""
+                     contrast: Contrast, wrong: Contrast | None = None, *, draws: int = 6, seed: int = 0) -> dict[str, Tensor]:
+    """A contrast's direction in the second model by every way of `STEERED`, [D], or [draws, D] for `random`.
+
+    `wrong-feature` needs another contrast.
+    """
     mine, native = contrast.direction(model_a, site_a), contrast.direction(model_b, site_b)
-    other = torch.randn(len(native), generator=torch.Generator().manual_seed(seed))
+    other = torch.randn(draws, len(native), generator=torch.Generator().manual_seed(seed))
     out = {"native": native, "mapped": alignment.direction(mine)}
     if wrong is not None:
         out["wrong-feature"] = alignment.direction(wrong.direction(model_a, site_a))
@@ -205,10 +208,10 @@ def steering(model: ModelAdapter[Any], site: Site, contrast: Contrast, vectors: 
         model: the second model.
         site: of it.
         contrast: the behaviour.
-        vectors: condition (see `STEERED`) -> direction [D]; `native` is there.
+        vectors: condition (see `STEERED`) -> direction [D], or several [n, D]; `native` is there, and one.
         neutral: text for the divergence; edits act at all its tokens.
         strength: length of every direction, as a multiple of the native one's.
-        resamples: bootstrap draws over prompts.
+        resamples: bootstrap draws over prompts; for several directions over these.
 
     Returns:
         For each condition: `effect` (logits) and `ratio` (of the native effect) at the native length, `kl` there (nats), and
@@ -218,33 +221,34 @@ def steering(model: ModelAdapter[Any], site: Site, contrast: Contrast, vectors: 
     native = vectors["native"]
     length = strength * float(native.norm())
     before = contrast.effect(model)
-    group = torch.arange(len(before))
+    out: list[Measurement] = []
 
     def edits(v: Tensor, size: float, tokens: Literal["all", "last"]) -> list[Edit]:
         return [Add(site, v * (size / float(v.norm().clamp_min(1e-30))), tokens)]
 
-    def effect(v: Tensor, size: float) -> Tensor:
-        return contrast.effect(model, edits(v, size, "last")) - before
-
     def divergence(v: Tensor, size: float) -> float:
         return neutral.kl(edits(v, size, "all"))
 
+    def add(condition: str, rows: Tensor, sizes: Sequence[float], suffix: str = "") -> None:
+        values = torch.stack([contrast.effect(model, edits(v, s, "last")) for v, s in zip(rows, sizes, strict=True)]) - before
+        unit = torch.arange(values.shape[1]) if len(rows) == 1 else torch.arange(len(rows))[:, None]
+        group = unit.expand_as(values).flatten()
+        for name, found, scale in (
+                ("effect", mean(values.flatten(), group, resamples=resamples), "logits"),
+                ("ratio", ratio(values.flatten(), reached.expand_as(values).flatten(), group, resamples=resamples), "")):
+            out.append(Measurement(name + suffix, found.value, found.n, found.low, found.high, condition, str(site), scale))
+
+    reached = contrast.effect(model, edits(native, length, "last")) - before
     target = divergence(native, length)
-    reached, out = effect(native, length), []
-
-    def add(condition: str, values: Tensor, suffix: str = "") -> None:
-        for name, found, unit in (("effect", mean(values, group, resamples=resamples), "logits"),
-                                  ("ratio", ratio(values, reached, group, resamples=resamples), "")):
-            out.append(Measurement(name + suffix, found.value, found.n, found.low, found.high, condition, str(site), unit))
-
-    for condition, v in vectors.items():
-        add(condition, effect(v, length))
-        kl = neutral.compare(edits(v, length, "all"))[1]
-        found = mean(kl, neutral.group, resamples=resamples)
+    for condition, given in vectors.items():
+        rows = given if given.ndim == 2 else given[None]
+        add(condition, rows, [length] * len(rows))
+        kl = torch.stack([neutral.compare(edits(v, length, "all"))[1] for v in rows])
+        found = mean(kl.flatten(), neutral.group.expand_as(kl).flatten(), resamples=resamples)
         out.append(Measurement("kl", found.value, found.n, found.low, found.high, condition, str(site), "nats"))
-        size = length if condition == "native" else solve(partial(divergence, v), target, length)
-        if size is not None:
-            add(condition, effect(v, size), "-at-kl")
+        sizes = [length if condition == "native" else solve(partial(divergence, v), target, length) for v in rows]
+        if all(s is not None for s in sizes):
+            add(condition, rows, [s for s in sizes if s is not None], "-at-kl")
     return out
 
 
