@@ -56,7 +56,7 @@ class DrawStep(Step[DrawConfig]):
         found = batches(context.model, context.registry.build(config.task), split=config.split, n=config.prompts,
                         batch=config.batch, seed=context.seed, keep=config.keep)
         metric = context.registry.build(config.metric)
-        what = " ".join(map(str, [config.task.name, *(v for v in config.task.dump().values() if isinstance(v, str))][:1]))
+        what = config.task.name.rpartition("/")[2]
         return circuit_graph(context.model, basis, circuit, found, metric, edges=edges, activations=text, title=what,
                              contexts=config.contexts, words_shown=config.words, tokens=config.tokens, random=config.random,
                              seed=context.seed)

@@ -15,8 +15,6 @@ from reprbasis.interfaces.graph import Graph, GraphEdge, GraphNode
 WIDE, HIGH, GAP_X, GAP_Y = 138.0, 36.0, 10.0, 8.0
 LEVEL_GAP, COLUMN_GAP, MARGIN, AXIS, HEAD = 34.0, 22.0, 14.0, 76.0, 18.0
 EMPTY_LEVEL, EMPTY_COLUMN, LETTER = 16.0, 30.0, 7.2
-ACROSS = 3
-"""Nodes side by side in a cell before a new line begins."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,11 @@ def layout(graph: Graph) -> Layout:
     for node in graph.nodes:
         cells[node.level, spare if node.column is None else node.column].append(node)
     free = any(column == spare for _, column in cells)
-    most = max(ACROSS, math.ceil(math.sqrt(max((len(c) for (_, k), c in cells.items() if k == spare), default=0) * 2)))
 
     def across(column: int) -> int:
-        return min(most if column == spare else ACROSS, max((len(c) for (_, k), c in cells.items() if k == column), default=0))
+        """Nodes side by side in the cells of a column before a new line begins."""
+        most = max((len(c) for (_, k), c in cells.items() if k == column), default=0)
+        return min(most, max(3, math.ceil(math.sqrt(most * (2 if column == spare else 0.7)))))
 
     bands, x = [], MARGIN + AXIS
     for column in range(spare + free):

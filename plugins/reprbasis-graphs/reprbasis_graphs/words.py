@@ -128,7 +128,8 @@ def errors(places: Mapping[str, int], lost: float, total: int) -> str:
     """What the error nodes are worth."""
     at = listed([f"{count} at {name}" for name, count in places.items()])
     kind = "is a reconstruction error" if total == 1 else "are reconstruction errors"
-    return (f"{counted(total, 'node')} {kind} ({at}): what is there but not in the dictionary. Without {'it' if total == 1 else 'them'} {percent(lost)} of the effect is lost.")
+    return (f"{counted(total, 'node')} {kind} ({at}): what is there but not in the dictionary. Without "
+            f"{'it' if total == 1 else 'them'} {percent(lost)} of the effect is lost.")
 
 
 def edges(kind: str, inside: float, targets: int) -> str:
