@@ -1,4 +1,4 @@
-"""Every editor and every baseline on the two judged benchmarks: forgetting indirect objects (ioi), and capitals that are to be others.
+"""Every editor and every baseline on two benchmarks: forgetting indirect objects (ioi), and capitals that are to be others.
 
     python examples/edit_table.py [--basis DIR] [--config examples/edit_table.yaml] [--out docs/results/edits.md]
 
@@ -12,11 +12,11 @@ import json
 import statistics
 import sys
 import time
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from reprbasis_editbench.cases import CASES, Facts, known_facts
+from reprbasis_editbench.cases import CASES, Facts, known_facts, neutral
 from reprbasis_editbench.judge import EDITED, RANDOM, UNEDITED, Judge, Stress
 
 import reprbasis as rb
@@ -34,27 +34,25 @@ class World:
 
     def __init__(self, setup, basis):
         self.setup, self.model = setup, rb.registry().build(rb.registry().select("model", setup["model"]))
-        self.basis = rb.load(basis) if basis else None
+        self.basis, self.judges = rb.load(basis) if basis else None, {}
 
-    @cache
     def judge(self, name, seed, index):
         """The judge of a case."""
-        maker = Facts(self.known) if name == "capitals" else CASES[name]
-        case = maker.case(rb.registry(), self.model, seed, self.setup["benchmarks"][name]["prompts"], index)
-        return Judge(self.model, case, seed=seed, texts=self.texts(tuple(e.text for e in case.neutral), case.neutral))
+        if (name, seed, index) not in self.judges:
+            maker = Facts(self.known) if name == "capitals" else CASES[name]
+            case = maker.case(rb.registry(), self.model, seed, self.setup["benchmarks"][name]["prompts"], index)
+            self.judges[name, seed, index] = Judge(self.model, case, seed=seed, texts=self.texts)
+        return self.judges[name, seed, index]
 
-    @property
-    @cache
+    @cached_property
     def known(self):
         """The capitals that the model knows."""
         return known_facts(rb.registry(), self.model)
 
-    def texts(self, key, examples):
-        """Neutral texts, measured once."""
-        self.measured = getattr(self, "measured", {})
-        if key not in self.measured:
-            self.measured[key] = Neutral(self.model, examples)
-        return self.measured[key]
+    @cached_property
+    def texts(self):
+        """The neutral texts, measured once."""
+        return Neutral(self.model, neutral(1))
 
     def run(self, name, options, seed, index):
         """One edit, judged; the cost in processor time and in forwards over the fitted prompts."""
@@ -131,7 +129,9 @@ def share(done, condition, probe, measure, flip=False):
 
 def rise(findings, condition):
     """Rise of the induction loss."""
-    return None if findings is None else value(findings, condition, "induction", "nll") - value(findings, UNEDITED, "induction", "nll")
+    if findings is None:
+        return None
+    return value(findings, condition, "induction", "nll") - value(findings, UNEDITED, "induction", "nll")
 
 
 def table(head, lines):
@@ -161,13 +161,15 @@ def ioi(setup, found, runs):
             continue
         lines.append([named(setup, label), *(spread([value(f, EDITED, p, "logit_diff") for f in good]) for p in probes),
                       spread([value(f, EDITED, "neutral", "kl") for f in good], 4), spread([rise(f, EDITED) for f in good]),
-                      share(done, EDITED, "capitals", "kept"), spread([value(f, RANDOM, "both unseen", "logit_diff") for f in good])])
+                      share(done, EDITED, "capitals", "kept"),
+                      spread([value(f, RANDOM, "both unseen", "logit_diff") for f in good])])
         robust.append(robustness(setup, label, done, "both unseen", "logit_diff"))
     head = ["editor", *(f"logit difference, {p}" for p in probes), "neutral KL", "rise of induction loss", "capitals kept",
             "both unseen, random edit"]
     return ["## Forgetting a preference: indirect objects (T1)", "",
             "The aim is indifference: logit difference 0 on names and wordings that the editor has not seen. Mean over seeds "
-            "(smallest to largest). KL in nats a token; induction loss in nats.", "", *table(head, lines), "", *robustness_table(robust)]
+            "(smallest to largest). KL in nats a token; induction loss in nats.", "", *table(head, lines), "",
+            *robustness_table(robust)]
 
 
 def capitals(setup, found, runs):
@@ -194,8 +196,9 @@ def capitals(setup, found, runs):
             "unseen neighbours kept", "the same in other wordings", "neutral KL", "rise of induction loss",
             "reliability, random edit"]
     return ["## Changing a fact: capitals (T2)", "",
-            "One prompt is fitted, in one wording. Paraphrases are wordings that the editor has not seen and in which the model knows "
-            "the capital. Kept: the likeliest token is what it was. Shares over all prompts, with 95 % intervals over edits.", "",
+            "One prompt is fitted, in one wording. Paraphrases are wordings that the editor has not seen and in which the model "
+            "knows the capital. Kept: the likeliest token is what it was. Shares over all prompts, with 95 % intervals over "
+            "edits.", "",
             *table(head, lines), "", *robustness_table(robust)]
 
 
@@ -213,8 +216,9 @@ def robustness(setup, label, done, probe, measure):
     where = facts["details"].get("layer", where) if where is None else where
     layers = [m.value for m in first.measurements if m.name == "residue" and m.condition.startswith(f"{EDITED}:")]
     most = max(layers, key=abs) if layers else None
-    return [named(setup, label), facts["details"].get("locality", "-"), ", ".join(map(str, where)) if isinstance(where, list | dict)
-            else str(where or "-"), f"{facts['prompts']} / {facts['keep']}", spread(single("relative_change"), 4),
+    where = ", ".join(map(str, where)) if isinstance(where, list | dict) else str(where or "-")
+    return [named(setup, label), facts["details"].get("locality", "-"), where, f"{facts['prompts']} / {facts['keep']}",
+            spread(single("relative_change"), 4),
             *(spread([value(first, c, probe, measure)]) for c in conditions), spread([most]),
             spread([f["forwards"] for f, _ in good], 0), spread([b / 1e6 for b in single("extra_bytes")], 2)]
 
@@ -223,16 +227,18 @@ def robustness_table(lines):
     """The second table of a benchmark."""
     head = ["editor", "locality", "components", "prompts / texts to keep", "relative change", "int8", "int4",
             *(f"relearned {k}" for k in Stress().relearn), "largest residue", "time in forwards", "MB changed"]
-    return ["Is it gone or hidden, and what did it cost? Held-out prompts again (first seed) with weights rounded to 8 and 4 bits and "
-            "after steps of SGD on a quarter of the fitted prompts; the logit difference of largest size that any layer's stream holds "
-            "(logit lens); processor time of the edit in forwards over the fitted prompts.", "", *table(head, lines), ""]
+    return ["Is it gone or hidden, and what did it cost? Held-out prompts again (first seed) with weights rounded to 8 and 4 "
+            "bits and after steps of SGD on a quarter of the fitted prompts; the largest logit difference that any layer's "
+            "stream holds (logit lens); processor time of the edit in forwards over the fitted prompts.", "",
+            *table(head, lines), ""]
 
 
 HEAD = """# Editing and unlearning
 
 Command: `python examples/edit_table.py{basis}` (editors and options: [examples/edit_table.yaml](../../examples/edit_table.yaml)).
-Model {model}. Seeds {seeds}: of the prompts, names, countries and texts; {n}. Rows marked * are baselines that back-propagate
-from the logits. Every editor was given the same prompts and the same texts to keep; held-out prompts and neutral texts were in none of them.
+Model {model}. Seeds {seeds}: of the prompts, names, countries and texts; {n}. Rows marked * are baselines that
+back-propagate from the logits. Every editor was given the same prompts and the same texts to keep; held-out prompts and
+neutral texts were in none of them.
 
 """
 
@@ -256,14 +262,18 @@ def main():
     parser.add_argument("--basis", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/edit_table"))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", nargs="+", metavar="EDITOR", help="only these editors")
+    parser.add_argument("--most", type=int, metavar="N", help="make so many results and stop")
     parser.add_argument("--page-only", action="store_true", help="only write the page of what is there")
     given = parser.parse_args()
     setup = parse_yaml(given.config.read_text("utf-8"), str(given.config)).data
-    world = None
+    world, made = None, 0
     for label, name, seed, index in wanted(setup):
         place = given.runs / fingerprint(setup, name, label, seed, index)
-        if (place / "facts.json").is_file() or given.page_only:
+        skip = given.page_only or made == given.most or (given.only and label not in given.only)
+        if skip or (place / "facts.json").is_file():
             continue
+        made += 1
         world = world or World(setup, given.basis)
         facts, findings = world.run(name, setup["editors"][label][name], seed, index)
         place.mkdir(parents=True, exist_ok=True)

@@ -291,7 +291,7 @@ class ModelAdapter(Configured[C]):
         Raises:
             CapabilityError: this adapter cannot.
         """
-        raise CapabilityError(f"{self.full_name} cannot write checkpoints", do="save the edit plan and apply it when it is needed")
+        raise CapabilityError(f"{self.full_name} cannot write checkpoints", do="save the edit plan and apply it when needed")
 
     def batch(self, examples: Sequence[Example], *, side: Literal["left", "right"] = "right",
               max_tokens: int | None = None) -> TokenBatch:

@@ -15,7 +15,7 @@ class TrainConfig(ComponentConfig):
     steps: int = Field(20, ge=1)
     """Steps at most, of one batch of the request each."""
     goal: float | None = 0.0
-    """Training stops when the mean logit difference (answer minus wrong answer) of a batch has fallen to this; null: it goes on."""
+    """Training stops when the mean logit difference (answer minus wrong answer) of a batch has fallen to this; null: never."""
     weight_decay: float = Field(0.0, ge=0)
     """Of AdamW."""
     clip: float = Field(1.0, gt=0)
@@ -130,7 +130,7 @@ class AlphaEditConfig(ValueConfig):
     layers: tuple[int, ...] | None = Field(None, min_length=1)
     """Whose MLPs are edited, upwards; null: five around a third of the way up."""
     share: float = Field(0.02, gt=0, lt=1)
-    """The null space are the directions that together hold at most this share of the second moment (the paper's absolute threshold
-    means something else in every layer)."""
+    """The null space are the directions that together hold at most this share of the second moment (an absolute threshold, as in
+    the paper, means something else in every layer)."""
     ridge: float = Field(1e-2, gt=0)
     """Weight of the change's own size, relative to the mean square of the keys."""

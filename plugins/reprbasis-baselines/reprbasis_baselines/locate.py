@@ -129,10 +129,11 @@ class Located(Editor[C], Generic[C]):
             raise SiteError(f"the model has no layer {layer}", do=f"use 0 to {model.info.n_layers - 1}")
         return layer
 
-    def plan(self, model: ModelAdapter, deltas: Mapping[str, Tensor], margins: Sequence[Sequence[float]], **about: object) -> EditPlan:
+    def plan(self, deltas: Mapping[str, Tensor], margins: Sequence[Sequence[float]], **about: object) -> EditPlan:
         """The plan, and what must stand beside it."""
-        return EditPlan(dict(deltas), {"editor": self.full_name, "locality": self.locality,
-                                       "options": self.config.model_dump(mode="json"), "margins": [list(m) for m in margins], **about})
+        options = self.config.model_dump(mode="json")
+        return EditPlan(dict(deltas), {"editor": self.full_name, "locality": self.locality, "options": options,
+                                       "margins": [list(m) for m in margins], **about})
 
 
 def diagonal(moment: Tensor, keys: Tensor, share: float) -> Tensor:
@@ -154,13 +155,13 @@ class Rome(Located[RomeConfig]):
         layer = self.known_layer(model, model.info.n_layers // 3 if c.layer is None else c.layer)
         texts = texts_of(model, request, c.keep_tokens)
         items = [*request.change, *(self._after(model, item, text) for item in request.change for text in texts[:c.contexts])]
-        values, margins = zip(*(self.value(model, item, Site("mlp_out", layer), shared=True) for item in request.change), strict=True)
-        value = torch.cat(values).double().mean(0)
+        found = [self.value(model, item, Site("mlp_out", layer), shared=True) for item in request.change]
+        value = torch.cat([delta for delta, _ in found]).double().mean(0)
         keys = self.keys(model, items, layer)
         key = keys.mean(1)
         direction = torch.linalg.solve(diagonal(self.moment(model, texts, layer), keys, c.ridge), key)
         name, delta = delta_of(model, model.mlp(layer).W_out, torch.outer(value, direction / (direction @ key)))
-        return self.plan(model, {name: delta}, margins, layer=layer, keys=keys.shape[1])
+        return self.plan({name: delta}, [margins for _, margins in found], layer=layer, keys=keys.shape[1])
 
     @staticmethod
     def _after(model: ModelAdapter, item: ContrastBatch, text: TokenBatch, most: int = 8) -> ContrastBatch:
@@ -195,7 +196,7 @@ class Spread(Located[C]):
                 name, delta = delta_of(model, model.mlp(layer).W_out, change)
                 deltas[name] = delta
                 weights[name].add_(delta)
-        return self.plan(model, deltas, [margins for _, margins in found], layers=layers)
+        return self.plan(deltas, [margins for _, margins in found], layers=layers)
 
     @staticmethod
     def _stream(model: ModelAdapter, item: ContrastBatch, site: Site) -> Tensor:

@@ -93,7 +93,10 @@ class FineTune(Retaining):
 
 
 class LowRank(Direct):
-    """Factors A [R, in] and B [out, R] of the change of each matrix. Their gradients follow from the matrix's own: s B^T G, s G A^T."""
+    """Factors A [R, in] and B [out, R] of the change of each matrix.
+
+    Their gradients follow from that of the matrix, G: s B^T G and s G A^T.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor], config: LoRAConfig) -> None:
         assert config.rank is not None

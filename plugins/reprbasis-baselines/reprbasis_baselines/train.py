@@ -55,7 +55,8 @@ class Trained(Editor[C]):
         if not names:
             raise SiteError(f"the model has no weights in layers {c.layers}", do=f"use 0 to {model.info.n_layers - 1}")
         texts = texts_of(model, request, c.keep_tokens)
-        batches = list(islice(zip(cycle(request.change), cycle(texts or [None])), min(c.steps, len(request.change) * max(len(texts), 1))))
+        endless = zip(cycle(request.change), cycle(texts or [None]), strict=False)
+        batches = list(islice(endless, min(c.steps, len(request.change) * max(len(texts), 1))))
         known = [self.before(model, item, text) for item, text in batches]
         margins: list[float] = []
         with restored(model, names) as weights:

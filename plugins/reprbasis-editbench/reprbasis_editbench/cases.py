@@ -6,6 +6,7 @@ from importlib.resources import files
 from random import Random
 from typing import Any
 
+from reprbasis import Selection
 from reprbasis.errors import DataError
 from reprbasis.interfaces.editor import EditRequest
 from reprbasis.interfaces.model import ModelAdapter
@@ -37,6 +38,12 @@ class Preference:
     fitted: dict[str, Any] = field(default_factory=dict)
     held: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, task: Selection) -> "Preference":
+        """The preference of any task, with one kind of wording."""
+        options = {name: getattr(task.config, name) for name in task.config.model_fields_set}
+        return cls(task.name, options)
+
     def case(self, registry: Registry, model: ModelAdapter, seed: int, n: int, index: int = 0) -> Case:
         """Fitted on 2n prompts of `train` words and wordings; unseen words are those of `test`, n prompts of each kind."""
         def pairs(options: dict[str, Any], split: str, count: int = n) -> Batches:
@@ -50,7 +57,8 @@ class Preference:
         keep = [*neutral(0), *_said(registry, model, "induction", {"words": 12, "repeated": 4}, seed, 8),
                 *_said(registry, model, "country-capital", {}, seed, 8)]
         facts = batches(model, registry.create("task", "country-capital"), split="test", n=12, batch=8, seed=seed, keep="choice")
-        return Case(f"{self.task}-{seed}", EditRequest(fitted, keep), "indifference", fitted, unseen, {"capitals": facts}, neutral(1))
+        request = EditRequest(fitted, keep)
+        return Case(f"{self.task}-{seed}", request, "indifference", fitted, unseen, {"capitals": facts}, neutral(1))
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Facts:
 
     def case(self, registry: Registry, model: ModelAdapter, seed: int, n: int, index: int = 0) -> Case:
         """The edit number `index` of a seed. Fitted on one wording and six countries to keep; measured on the other wordings and
-        on up to `n` countries it has not been given."""
+        on up to `n` countries it has not been given.
+        """
         known = self.known or known_facts(registry, model)
         random = Random(f"capitals/{seed}")
         countries = sorted(known)
@@ -93,8 +102,8 @@ class Facts:
 
 
 def known_facts(registry: Registry, model: ModelAdapter) -> dict[str, list[ContrastPair]]:
-    """Country -> a pair in each wording in which its capital is the likeliest token; only countries with wording 0, which is first,
-    and another.
+    """Country -> a pair in each wording in which its capital is the likeliest token; only countries with wording 0, which is
+    first, and another.
     """
     found: dict[tuple[str, str], ContrastPair] = {}
     task: Task[Any] = registry.create("task", "country-capital", templates=())

@@ -130,11 +130,12 @@ def _stressed(model: ModelAdapter, case: Case, plan: EditPlan, stress: Stress,
         lines[condition] = held.mean(1).tolist()
         for layer, x in enumerate(held):
             m = mean(x, torch.arange(len(x)))
-            found.append(Measurement("residue", m.value, m.n, m.low, m.high, f"{condition}: {probe}", f"resid.{layer}", "logits"))
-    return found, [Figure("line", "What every layer still says", f"Mean logit difference of '{probe}', read after each block through "
-                          "the final norm and the unembedding. A line that stays up below the last layers means that the model "
-                          "still knows and only does not say it.", lines, list(range(model.info.n_layers)), x_label="layer",
-                          y_label="logits")]
+            where = f"{condition}: {probe}"
+            found.append(Measurement("residue", m.value, m.n, m.low, m.high, where, f"resid.{layer}", "logits"))
+    caption = (f"Mean logit difference of '{probe}', read after each block through the final norm and the unembedding. A line "
+               "that stays up below the last layers means that the model still knows and only does not say it.")
+    return found, [Figure("line", "What every layer still says", caption, lines, list(range(model.info.n_layers)),
+                          x_label="layer", y_label="logits")]
 
 
 def _measured(name: str, x: Tensor, group: Tensor, condition: str, probe: str, unit: str = "") -> Measurement:

@@ -51,7 +51,7 @@ def truth_ratio_prob_mean(right: Tensor, wrong: Tensor) -> float:
 
 
 def forget_quality(unlearned: Tensor, retain: Tensor) -> tuple[float, float]:
-    """p value and D of the two-sample Kolmogorov-Smirnov test between the truth ratios [N] of two models.
+    """The p value and D of the two-sample Kolmogorov-Smirnov test between the truth ratios [N] of two models.
 
     The second must have been trained without what was unlearned. With few items the test has little power (at N = 20 each, D
     must exceed 0.43 to reject at 5 %): a p value near 1 is then no proof.

@@ -93,7 +93,8 @@ def random_edit(plan: EditPlan, seed: int) -> EditPlan:
     for name, delta in sorted(plan.deltas.items()):
         flat = delta.reshape(len(delta), -1)
         deltas[name] = like(flat, _touched(flat)).reshape(delta.shape)
-    return replace(plan, deltas=deltas, books=[replace(b, shift=like(b.shift)) for b in plan.books], details={"control": "random"})
+    books = [replace(b, shift=like(b.shift)) for b in plan.books]
+    return replace(plan, deltas=deltas, books=books, details={"control": "random"})
 
 
 def changed_bytes(plan: EditPlan) -> int:

@@ -1,0 +1,197 @@
+"""What is said of an edit, on small models with known answers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from reprbasis_editbench import memory
+from reprbasis_editbench.cases import CASES, Preference, neutral
+from reprbasis_editbench.hub import table
+from reprbasis_editbench.judge import EDITED, RANDOM, UNEDITED, Judge, Stress
+from reprbasis_editbench.probes import Case, repeated
+from reprbasis_editbench.stream import one_by_one, stream
+from reprbasis_editbench.stress import changed_bytes, coarser, random_edit, relearn, residue
+
+import reprbasis as rb
+from reprbasis.config.wishes import Wish
+from reprbasis.errors import DataError, UserError
+from reprbasis.interfaces.editor import EditPlan, EditRequest
+from reprbasis.interfaces.tokens import Example
+from reprbasis.kits.probes import Neutral, rows
+from reprbasis.runtime.batches import Batches
+from reprbasis.runtime.wishes import asked
+from reprbasis.testing.models import tiny_checkpoint, tiny_config
+from reprbasis.testing.toys import PLANTED, contrast_batches, toy_model
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("model"), tiny_config("llama", max_position_embeddings=1024))
+    return rb.create("model", "llama", checkpoint=str(folder))
+
+
+@pytest.fixture
+def planted():
+    """A toy in which coordinates carry the answer, its case, and the plan that turns them in the last layer."""
+    model = toy_model(planted=PLANTED)
+    found = Batches(contrast_batches(model))
+    case = Case("toy", EditRequest(found), "indifference", found[:1], {"held": found[1:] or found}, {"same": found},
+                [Example(text=" w1 w2 w3", key="a"), Example(text=" w4 w5", key="b")])
+    weight = model.parameters()["1.W_out"]
+    delta = torch.zeros_like(weight)
+    for i in PLANTED:
+        delta[i] = -6 * weight[i]
+    return model, case, EditPlan({"1.W_out": delta})
+
+
+def test_fitted_and_held_out_stand_side_by_side_with_both_controls(planted):
+    model, case, plan = planted
+    found = Judge(model, case)(plan, stress=Stress(relearn=(1, 2)))
+    for probe in ("fitted", "held"):
+        before, after, random = (found.get("logit_diff", condition=f"{c}: {probe}") for c in (UNEDITED, EDITED, RANDOM))
+        assert after.value < before.value
+        assert abs(random.value - before.value) < abs(after.value - before.value)
+        assert before.n == after.n == random.n
+    assert found.get("kept", condition=f"{UNEDITED}: same").value == 1
+    assert found.get("kl", condition=f"{UNEDITED}: neutral").value == 0
+    assert found.get("kl", condition=f"{EDITED}: neutral").value > 0
+    assert found.get("logit_diff", condition=f"{EDITED}, int8: held").value == pytest.approx(
+        found.get("logit_diff", condition=f"{EDITED}: held").value, rel=0.2)
+    again = [found.get("logit_diff", condition=f"{EDITED}, relearned {k}: held").value for k in (1, 2)]
+    assert found.get("logit_diff", condition=f"{EDITED}: held").value < again[0] < again[1]
+    assert found.get("residue", condition=f"{EDITED}: held", site="resid.0").value == pytest.approx(
+        found.get("residue", condition=f"{UNEDITED}: held", site="resid.0").value)
+    assert found.figures[0].series.keys() == {UNEDITED, EDITED}
+
+
+def test_judging_leaves_the_model_bit_for_bit(planted):
+    model, case, plan = planted
+    before = {k: v.clone() for k, v in model.parameters().items()}
+    Judge(model, case)(plan, stress=Stress())
+    assert all(torch.equal(v, before[k]) and not v.requires_grad for k, v in model.parameters().items())
+
+
+def test_the_last_layer_of_the_residue_is_the_output(planted):
+    model, case, _ = planted
+    assert torch.allclose(residue(model, case.fitted)[-1], rows(model, case.fitted)["logit_diff"], atol=1e-5)
+
+
+def test_rounding_to_many_bits_changes_little_and_is_taken_back(tiny):
+    [item] = asked(tiny, [Wish("The keys to the")]).request.change
+    fine, coarse, plain = (coarser(tiny, 16, lambda: rows(tiny, [item])["logit_diff"]),
+                           coarser(tiny, 3, lambda: rows(tiny, [item])["logit_diff"]), rows(tiny, [item])["logit_diff"])
+    assert abs(fine - plain) < 1e-2 < abs(coarse - plain)
+    assert torch.equal(rows(tiny, [item])["logit_diff"], plain)
+
+
+def test_relearning_brings_the_answer_back(tiny):
+    found = asked(tiny, [Wish("The keys to the", "cabinet")]).request.change
+    prob = relearn(tiny, found, lambda: rows(tiny, found)["answer_prob"].mean(), steps=(1, 3), lr=1e-3)
+    assert rows(tiny, found)["answer_prob"].mean() < prob[1] < prob[3]
+
+
+def test_a_random_edit_has_the_size_and_place_of_the_plan():
+    delta = torch.zeros(4, 6)
+    delta[1, 2:4] = torch.tensor([3.0, 4.0])
+    control = random_edit(EditPlan({"a": delta}), 0).deltas["a"]
+    assert control.norm() == pytest.approx(5)
+    assert torch.equal(control != 0, delta != 0)
+    assert changed_bytes(EditPlan({"a": delta})) == 8
+
+
+def test_divergence_is_zero_without_change_and_position_0_is_left_out(tiny):
+    texts = Neutral(tiny, [Example(text="The keys to the cabinet are here."), Example(text="Numbers: 1 2 3")])
+    assert torch.equal(texts.kl(tiny), torch.zeros(len(texts.group), dtype=torch.float64))
+    assert len(texts.group) == sum(len(s) - 1 for s in tiny.tokenize([Example(text="The keys to the cabinet are here."),
+                                                                      Example(text="Numbers: 1 2 3")]))
+
+
+def test_neutral_texts_to_fit_and_to_measure_are_different():
+    fit, measure = ({e.text for e in neutral(half)} for half in (0, 1))
+    assert len(fit) == len(measure) == 12
+    assert not fit & measure
+
+
+def test_repeated_tokens_are_said_twice(tiny):
+    [one, two] = repeated(tiny, length=5, n=2)
+    assert torch.equal(one.ids[:5], one.ids[5:])
+    assert not torch.equal(one.ids, two.ids)
+    assert not set(one.ids.tolist()) & set(tiny.tokenizer.all_special_ids)
+
+
+def test_the_table_of_benchmarks_covers_the_config():
+    from typing import get_args
+
+    from reprbasis_editbench.config import Benchmark
+
+    assert set(CASES) == set(get_args(Benchmark))
+
+
+def test_any_task_makes_a_preference():
+    task = rb.registry().select("task", {"use": "sva", "set": "simple"})
+    assert Preference.of(task).options == {"set": "simple"}
+
+
+def test_teaching_and_its_metrics(tiny):
+    world = memory.Taught.make(tiny, n=5, forgotten=1, epochs=16, lr=5e-3)
+    assert world.full.details["losses"][-1] < 0.6 * world.full.details["losses"][0]
+    scores = {}
+    for name, plan in {"full": world.full, "retain": world.without}.items():
+        with plan.applied(tiny):
+            scores[name] = {m.name: m.value for m in memory.tofu_scores(tiny, world, name, generate=name == "full")}
+    assert scores["retain"]["forget_quality"] == 1
+    assert scores["retain"]["privleak"] == pytest.approx(0)
+    assert scores["full"]["forget_quality"] < 1
+    assert scores["full"]["forget_prob"] > scores["retain"]["forget_prob"]
+    assert scores["full"]["privleak"] < 0
+    assert sum(name.split("_")[0] in ("retain", "ra", "wf") for name in scores["full"]) == 9
+    with world.full.applied(tiny):
+        request = world.request(tiny)
+    assert all(b.targets.wrong is not None for b in request.change)
+    assert len(request.keep) == len(world.retain)
+
+
+def test_a_passage_is_taught_and_measured(tiny):
+    before = {m.name: m.value for m in memory.muse_scores(tiny, "x", generate=False)}
+    with memory.teach(tiny, [("", memory.passage()[:200])], epochs=2, lr=1e-3).applied(tiny):
+        after = {m.name: m.value for m in memory.muse_scores(tiny, "x", generate=False)}
+    assert before.keys() == {"extraction_strength", "extraction_strength_compat", "exact_memorization", "prob"}
+    assert after["prob"] > before["prob"]
+
+
+def test_a_stream_counts_all_edits_so_far(planted):
+    model, case, plan = planted
+    cases = [Case(str(i), case.request, "replace", case.fitted, {"paraphrases": case.fitted},
+                  {"unseen neighbours": case.fitted}, case.neutral) for i in range(3)]
+    found = stream(model, cases, one_by_one(model, lambda c: plan if c.name == "0" else EditPlan()), look=(1, 3), label="naive")
+    assert found.get("reliability", condition="naive: after 3").n == 3
+    with plan.applied(model):
+        turned = float(rows(model, case.fitted)["wrong_top1"].mean())
+    assert found.get("reliability", condition="naive: after 1").value == turned
+    assert found.get("forgetting", condition="naive").value == 0
+
+
+@pytest.mark.parametrize("name", ["tofu", "muse-news", "wmdp-bio"])
+def test_rows_of_the_real_data_sets_are_read(name):
+    found = list(rb.create("corpus", "unlearning", dataset=name, path=str(FIXTURES / f"{name}.jsonl")).examples())
+    assert found
+    if name == "tofu":
+        assert found[0].messages[1].content == "Ana Frey was born in Bern."
+        assert found[0].meta["perturbed_answer"] == ["In Rome.", "In Oslo."]
+    if name == "muse-news":
+        assert [e.messages is None for e in found] == [False, False, True]
+    if name == "wmdp-bio":
+        assert found[0].messages[0].content.endswith("B. an apple\nC. a chair\nD. a lamp")
+        assert found[0].messages[1].content == "B"
+
+
+def test_wrong_data_is_named(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'tofu'"):
+        list(rb.create("corpus", "unlearning", dataset="tofo").examples())
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:1"):
+        list(rb.create("corpus", "unlearning", dataset="tofu", path=str(path)).examples())
+    assert all(entry["id"].count("/") == 1 for entry in table().values())
