@@ -315,6 +315,8 @@ def findings(judged: Sequence[Judged], match: Match | None = None) -> dict[str, 
                                   x_label="site of A", y_label=measure))
         notes = [f"{j.a} to {j.b}: {j.verdict}." for j in chosen]
         notes += dict.fromkeys(f"Warning: {j.alignment.details['warning']}." for j in chosen if "warning" in j.alignment.details)
-        notes += [f"`{c}`: {words}." for c, words in CONDITIONS.items() if any(m.condition == c for m in rows)]
+        if not any(f.measurements for f in out.values()):
+            told = "; ".join(f"{c}: {words}" for c, words in CONDITIONS.items() if any(m.condition == c for m in rows))
+            notes.append(f"Conditions: {told}.")
         out[name] = Findings(rows, figures, notes=notes)
     return out
