@@ -195,6 +195,22 @@ def train_answers(model: LlavaForConditionalGeneration, tokens: PreTrainedTokeni
             print(f"answers {step:5d}  answer tokens right {right:.2f}", flush=True)
 
 
+def data_hashes(facts: dict[str, Any]) -> list[str]:
+    """The hashes that training with these facts (of `recipe.json`) would note, without training."""
+    seed, batch, make = facts["seed"], facts["batch"], Batches(tokenizer())
+    digests = [hashlib.sha256(), hashlib.sha256()]
+    source = examples(seed)
+    for _ in range(facts["tower_steps"]):
+        digests[0].update(pixels([scene for scene, _ in islice(source, 2 * batch)]).numpy().tobytes())
+    found = chain(islice(examples(seed + 1, most=1), facts["first_steps"] * batch), examples(seed + 2))
+    last = examples(seed + 3, most=1, long=False)
+    for digest, stream, steps in ((digests[0], found, facts["steps"]), (digests[1], last, facts["last_steps"])):
+        for _ in range(steps):
+            images, ids, _ = make(list(islice(stream, batch)))
+            digest.update(images.numpy().tobytes() + ids.numpy().tobytes())
+    return [d.hexdigest() for d in digests]
+
+
 def save(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast, out: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint (bfloat16), the processor and `recipe.json`."""
     model.eval().to(torch.bfloat16).save_pretrained(out)
@@ -203,21 +219,32 @@ def save(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast, 
     (out / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def main(out: Path, tower_steps: int, first_steps: int, steps: int, last_steps: int, batch: int, seed: int) -> None:
+def main() -> None:
     """All stages. The last goes on from the second's checkpoint, which is rounded to bfloat16."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tower-steps", type=int, default=400)
+    parser.add_argument("--first-steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--last-steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     tokens = tokenizer()
-    model, begun = network(tokens, seed).train(), time.perf_counter()
+    model, begun = network(tokens, args.seed).train(), time.perf_counter()
     digests = [hashlib.sha256(), hashlib.sha256()]
-    train_tower(model, examples(seed), tower_steps, 2 * batch, digests[0])
-    found = chain(islice(examples(seed + 1, most=1), first_steps * batch), examples(seed + 2))
-    train_answers(model, tokens, found, steps, batch, digests[0])
+    train_tower(model, examples(args.seed), args.tower_steps, 2 * args.batch, digests[0])
+    found = chain(islice(examples(args.seed + 1, most=1), args.first_steps * args.batch), examples(args.seed + 2))
+    train_answers(model, tokens, found, args.steps, args.batch, digests[0])
     model = model.to(torch.bfloat16).float()
-    train_answers(model, tokens, examples(seed + 3, most=1, long=False), last_steps, batch, digests[1])
-    save(model, tokens, out, {
-        "recipe": "examples/tiny_models/vlm_train.py", "seed": seed, "tower_steps": tower_steps, "first_steps": first_steps,
-        "steps": steps, "last_steps": last_steps, "batch": batch, "parameters": sum(p.numel() for p in model.parameters()),
-        "data_sha256": [d.hexdigest() for d in digests], "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "seconds": round(time.perf_counter() - begun)})
+    train_answers(model, tokens, examples(args.seed + 3, most=1, long=False), args.last_steps, args.batch, digests[1])
+    save(model, tokens, args.out, {
+        "recipe": "examples/tiny_models/vlm_train.py", "seed": args.seed, "tower_steps": args.tower_steps,
+        "first_steps": args.first_steps, "steps": args.steps, "last_steps": args.last_steps, "batch": args.batch,
+        "parameters": sum(p.numel() for p in model.parameters()), "data_sha256": [d.hexdigest() for d in digests],
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "seconds": round(time.perf_counter() - begun)})
 
 
 def rate(step: int, steps: int, warm: int = 50, low: float = 0.03) -> float:
@@ -228,15 +255,4 @@ def rate(step: int, steps: int, warm: int = 50, low: float = 0.03) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--tower-steps", type=int, default=400)
-    parser.add_argument("--first-steps", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--last-steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    main(given.out, given.tower_steps, given.first_steps, given.steps, given.last_steps, given.batch, given.seed)
+    main()

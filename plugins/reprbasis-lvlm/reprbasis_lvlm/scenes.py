@@ -48,11 +48,16 @@ class Scene:
     image: NDArray[np.uint8]
     things: tuple[Thing, ...]
 
-    def questions(self, thing: Thing) -> tuple[Question, ...]:
-        """One question of each kind about an object of the scene, named by its shape (or colour, if that is asked for)."""
+    def questions(self, thing: Thing, *, long: bool = False) -> tuple[Question, ...]:
+        """One question of each kind about an object of the scene.
+
+        The place is asked by shape, or by colour and shape if `long`: in training such a question rules places out, because some
+        combinations never occur, and a model that learns this answers wrongly where they do.
+        """
+        name = f"{thing.colour} {thing.shape}" if long else thing.shape
         return (Question(f"What colour is the {thing.shape}?", thing.colour, "colour"),
                 Question(f"What shape is the {thing.colour} object?", thing.shape, "shape"),
-                Question(f"Where is the {thing.shape}?", thing.place, "place"),
+                Question(f"Where is the {name}?", thing.place, "place"),
                 Question(f"What is at the {thing.place}?", f"{thing.colour} {thing.shape}", "content"))
 
 
