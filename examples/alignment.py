@@ -65,9 +65,9 @@ class Pair:
 
 
 PAIRS = {
-    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.4::8", 6000,
+    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.4::12", 6000,
                   "The same function in other coordinates: gains folded, then the residual stream rotated at random."),
-    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.4::8", 6000,
+    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.4::12", 6000,
                  "A delta of rank 8 on all output matrices, queries and values, trained on templated text."),
     "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.0:3", 6000,
                   "The same text, tokenizer and recipe; initialisation and order of documents differ."),
@@ -75,7 +75,7 @@ PAIRS = {
                      "Text of the same families; architecture, width (192 and 128), tokenizer and training differ."),
     "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.0:3", 6000,
                       "The negative control: the second model was never trained."),
-    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::8/resid.0:3", 6000,
+    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::12/resid.0:3", 6000,
                       "Nothing in common but the text they are given here; widths 576 and 192."),
 }
 
