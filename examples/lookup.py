@@ -97,7 +97,8 @@ def read(model, basis, batches, role, side):
 
 def is_present(batches):
     """[N] bool: whether the clean prompt's key is in the dictionary."""
-    return torch.tensor([batches.pairs[int(i)].meta["case"] == "present" for item in batches for i in item.clean.sequences[:, -1]])
+    cases = [batches.pairs[int(i)].meta["case"] for item in batches for i in item.clean.sequences[:, -1]]
+    return torch.tensor([c == "present" for c in cases])
 
 
 def present_absent(model, basis, batches, role):
@@ -214,8 +215,7 @@ class Study:
 
         self.say("## 1. The circuit", "", f"Found on {train.n} prompts, judged on {test.n} others, of which the model answers "
                  f"{test.keep_rate():.0%} rightly on both sides (only those are used). A node is a latent or a reconstruction "
-                 f"error of "
-                 "one site at one token; all others take their mean over corrupted prompts. All latents without any error: "
+                 "error of one site at one token; all others take their mean over corrupted prompts. All latents without any error: "
                  f"faithfulness {share(alone)[1]}.", "",
                  "| nodes | latents | errors | faithfulness | without its errors |", "|---|---|---|---|---|")
         chosen = None
