@@ -35,6 +35,8 @@ CITIES = (
     "Sydney", "Milan", "Manchester",
 )
 WORDING, PARAPHRASE = "The capital of {} is the city of", "People who visit the capital of {} visit the city of"
+RIVALS = 20
+"""So many of the likeliest tokens shall be less likely than the new city."""
 TEXTS = (
     "The river rises in the hills and runs slowly through the meadows until it meets the sea.",
     "Photosynthesis turns light, water and carbon dioxide into sugar, and gives off oxygen.",
@@ -73,11 +75,11 @@ def prompts(model, countries, wording):
 
 
 def item_of(model, country, target):
-    """The prompt; the answer is what the model says now, the wrong answer the new city."""
+    """The prompt; the answers are the likeliest tokens as it is, the wrong answer the new city."""
     batch = prompts(model, [country], WORDING)
     now = last_logits(model, batch)
     now[0, target] = -torch.inf
-    return ContrastBatch(batch, None, Targets(now.argmax(-1, keepdim=True), torch.tensor([[target]])))
+    return ContrastBatch(batch, None, Targets(now.topk(RIVALS).indices, torch.tensor([[target]])))
 
 
 def said(model, countries, wording):
@@ -100,7 +102,7 @@ def run(model, edits, others, session, every):
             item = item_of(model, country, target)
         start = time.perf_counter()
         try:
-            session.edit(item, country)
+            told = session.edit(item, country); print(country, {k: told[k] for k in ("strength", "free_key", "margin", "kl_keep")}, len(told["trials"]), file=sys.stderr)
         except rb.errors.UserError as error:
             refused += 1
             print(error, file=sys.stderr)
@@ -147,7 +149,7 @@ def main():
     ids = [model.tokenizer.encode(f" {c}") for c in CITIES]
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
-    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=40.0, tries=8, budget=0.05)
+    editor = rb.create("editor", "online", component=args.component, goal=-1.0, strength=40.0, tries=8, budget=0.05)
     request = EditRequest([item_of(model, *edits[0])], [Example(text=t) for t in TEXTS[::2]])
     results = {}
     for name in ("recursive least squares", "naive rank-one"):
