@@ -27,7 +27,8 @@ SITES = "resid.2::4"
 TASKS = {"sva": {"use": "sva", "set": "nounpp"},
          "ioi": {"use": "ioi", "order": "baba", "templates": [0]},
          "induction": {"use": "induction", "words": 4, "repeated": 1}}
-COSTS = {"sva": [0.03, 0.07, 0.15, 0.35], "ioi": [0.004, 0.015, 0.04, 0.12], "induction": [0.001, 0.003, 0.01, 0.03]}
+COSTS = {"sva": [0.03, 0.07, 0.15, 0.35], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
+PROMPTS = {"sva": (24, 24), "ioi": (16, 16), "induction": (16, 16)}  # to find circuits on, and to judge them on
 PATH = {"steps": 4, "rows": 96}
 SCORERS = ["attribution", {"use": "ig", **PATH}, {"use": "iterative-ig", **PATH, "rounds": 4, "nodes": 10, "path": "joint"},
            "magnitude"]
@@ -40,14 +41,14 @@ def config_of(name, args):
     """Options of the frontier of a task."""
     mask = {"use": "mask", "costs": COSTS[name], "steps": args.steps, "inner": args.inner, "rows": args.rows}
     more = {"repeats": 1, "halves": True} if name == "sva" else {}  # the cheapest task
-    return rb.create("step", "frontier", task=TASKS[name], sites=SITES, finders=[mask], scorers=SCORERS, prompts=args.prompts,
-                     held_out=args.held_out, batch=8, seeds=args.seeds, random=2, **more).config
+    return rb.create("step", "frontier", task=TASKS[name], sites=SITES, finders=[mask], scorers=SCORERS,
+                     prompts=PROMPTS[name][0], held_out=PROMPTS[name][1], batch=8, seeds=args.seeds, random=2, **more).config
 
 
 def measured(name, args):
     """All numbers of a task; each seed is measured once and kept."""
     config = config_of(name, args)
-    folders = [args.parts / f"{name}-{args.basis.name}-{args.prompts}-{args.held_out}" / str(seed) for seed in range(args.seeds)]
+    folders = [args.parts / f"{name}-{args.basis.name}-{config.prompts}-{config.held_out}" / str(seed) for seed in range(args.seeds)]
     made, world = Frontier(config, rb.registry(), None, None, None, []), None
     for seed, folder in enumerate(folders):
         there = (folder / "curve.json").is_file()
@@ -57,7 +58,7 @@ def measured(name, args):
             world = world or World(config, args)
             run = Frontier(config, rb.registry(), world.model, world.basis, world.metric, world.test,
                            tell=lambda line, seed=seed: print(f"{name}, seed {seed}: {line}", flush=True))
-            train = rb.batches(world.model, world.task, n=args.prompts, batch=config.batch, seed=seed)
+            train = rb.batches(world.model, world.task, n=config.prompts, batch=config.batch, seed=seed)
             curve = run.add(train, seed)
             if not seed:
                 rb.save(closer(curve, world, train, args), folder / "closer")
@@ -73,7 +74,7 @@ class World:
     def __init__(self, config, args):
         self.model, self.metric = rb.create("model", "llama", checkpoint=args.checkpoint), rb.create("metric", "logit-diff")
         self.basis, self.task = rb.load(args.basis), rb.registry().build(config.task)
-        self.test = rb.batches(self.model, self.task, split="test", n=args.held_out, batch=config.batch)
+        self.test = rb.batches(self.model, self.task, split="test", n=config.held_out, batch=config.batch)
 
 
 def closer(curve, world, train, args):
@@ -263,8 +264,6 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="+", help="measure these seeds only (several processes can share the work)")
-    parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--inner", type=int, default=8)
     parser.add_argument("--rows", type=int, default=32)
@@ -284,7 +283,7 @@ def main():
     body = "\n".join(line for name, found in parts.items() for line in Page(name, found).lines())
     basis = re.sub(r"-[0-9a-f]{6,}$", "-*", args.basis.name)
     text = HEAD.format(basis=basis, date=date.today(), model=args.checkpoint, sites=SITES, plot=drawing.name, comment=comment,
-                       prompts=args.prompts, held=args.held_out, steps=args.steps, inner=args.inner) + body
+                       steps=args.steps, inner=args.inner) + body
     args.out.write_text(text.rstrip() + "\n", "utf-8")
     print(args.out)
 
@@ -298,11 +297,11 @@ Seeds differ in their training prompts, the order of them, and noise; how many t
 A node is a latent or the reconstruction error of one site and token position. Nodes outside a circuit take their mean over
 the corrupted prompts. Error nodes are nodes like others; every method may choose them. Faithfulness is (F(C) - F(empty)) /
 (F(M) - F(empty)), F the mean logit difference on held-out prompts, M the **unchanged model**; "F(basis)" is the model with
-all latents on and every error ablated. Circuits are found on {prompts} prompts (split `train`) and judged on {held} others
-(split `test`, which shares no slot value with `train`). `mask`: {steps} steps, the model run at every {inner}th. All methods
-are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites on one
-path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 % bootstrap over held-out
-prompts of the mean over seeds (prompts, not seeds, are drawn).
+all latents on and every error ablated. Circuits are found on prompts of the split `train` and judged on the split `test`,
+which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}th. All
+methods are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites
+on one path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 % bootstrap over
+held-out prompts of the mean over seeds (prompts, not seeds, are drawn).
 
 ![Frontiers]({plot})
 
