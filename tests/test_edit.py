@@ -146,7 +146,8 @@ def test_forgetting_asks_for_the_runner_up(model):
 
 
 @pytest.mark.parametrize(("wish", "told"), [
-    (Wish("The keys to the", "  "), "is no token"), (Wish("The capital of Fra", "nce is", old="nce"), "begin with the same token")])
+    (Wish("The keys to the", "  "), "is no token"),
+    (Wish("The capital of Fra", "nce is", old="nce"), "begin with the same token")])
 def test_targets_that_cannot_be_said_are_refused(model, wish, told):
     with pytest.raises(UserError, match=told):
         asked(model, [wish])
@@ -193,9 +194,10 @@ def test_an_interrupted_revert_is_finished_by_another(model, folder, tmp_path, m
     def fails(*args, **kwargs):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(edited, "save_file", fails)
-        revert_edited(out)
+        with pytest.raises(KeyboardInterrupt):
+            revert_edited(out)
     assert (out / BEFORE).is_file()
     assert not list(out.glob(".*.part"))
     revert_edited(out)

@@ -20,15 +20,15 @@ from .components import neurons, stream_before
 
 
 @contextmanager
-def restored(model: ModelAdapter[Any], names: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
-    """The named parameters may be changed and trained inside; on leaving, whatever happened, they are what they were, bit for
-    bit, need no gradient and have none. Costs a copy of them.
+def restored(model: ModelAdapter[Any], names: Sequence[str]) -> Iterator[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]:
+    """The named parameters, which may be changed and trained inside, and a copy of them. On leaving, whatever happened, they are
+    what they were, bit for bit, need no gradient and have none.
     """
     everything = model.parameters()
     parameters = {name: everything[name] for name in names}
     kept = {name: p.detach().clone() for name, p in parameters.items()}
     try:
-        yield parameters
+        yield parameters, kept
     finally:
         with torch.no_grad():
             for name, p in parameters.items():

@@ -188,7 +188,7 @@ class Spread(Located[C]):
         aims = [self._stream(model, item, top) + delta for item, (delta, _) in zip(request.change, found, strict=True)]
         deltas: dict[str, Tensor] = {}
         names = [delta_of(model, model.mlp(i).W_out, torch.zeros(()))[0] for i in layers]
-        with restored(model, names) as weights:
+        with restored(model, names) as (weights, _):
             for i, layer in enumerate(layers):
                 now = [self._stream(model, item, top) for item in request.change]
                 left = torch.cat([aim - x for aim, x in zip(aims, now, strict=True)]).double().T / (len(layers) - i)

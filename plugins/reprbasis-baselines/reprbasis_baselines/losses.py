@@ -85,8 +85,8 @@ class FineTune(Retaining):
         names = super().trainable(model)
         return names if self.config.rank is None else [n for n in names if model.parameters()[n].ndim == 2]
 
-    def parametrised(self, weights: Mapping[str, Tensor]) -> Direct:
-        return Direct(weights) if self.config.rank is None else LowRank(weights, self.config)
+    def parametrised(self, weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Direct:
+        return Direct(weights) if self.config.rank is None else LowRank(weights, start, self.config)
 
     def loss(self, model: ModelAdapter, item: ContrastBatch, text: TokenBatch | None, before: Mapping[str, Tensor]) -> Tensor:
         return other_nll(logits_of(model, item.clean), item.targets).mean() + self.kept(model, text, before)
@@ -98,10 +98,9 @@ class LowRank(Direct):
     Their gradients follow from that of the matrix, G: s B^T G and s G A^T.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], config: LoRAConfig) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], start: Mapping[str, Tensor], config: LoRAConfig) -> None:
         assert config.rank is not None
-        self.weights, self.scale = weights, config.alpha / config.rank
-        self.start = {name: p.detach().clone() for name, p in weights.items()}
+        self.weights, self.start, self.scale = weights, start, config.alpha / config.rank
         g = torch.Generator().manual_seed(config.seed)
         self.factors = {name: ((torch.randn(config.rank, p.shape[1], generator=g) / p.shape[1] ** 0.5).to(p),
                                p.new_zeros(p.shape[0], config.rank)) for name, p in weights.items()}

@@ -59,9 +59,8 @@ class Trained(Editor[C]):
         batches = list(islice(endless, min(c.steps, len(request.change) * max(len(texts), 1))))
         known = [self.before(model, item, text) for item, text in batches]
         margins: list[float] = []
-        with restored(model, names) as weights:
-            start = {name: p.detach().clone() for name, p in weights.items()}
-            tuned = self.parametrised(weights)
+        with restored(model, names) as (weights, start):
+            tuned = self.parametrised(weights, start)
             optimiser = torch.optim.AdamW(tuned.variables, lr=c.lr, weight_decay=c.weight_decay)
             for step in range(c.steps):
                 item, text = batches[step % len(batches)]
@@ -72,6 +71,7 @@ class Trained(Editor[C]):
                 torch.nn.utils.clip_grad_norm_(tuned.variables, c.clip)
                 optimiser.step()
                 tuned.write()
+            del optimiser, tuned
             deltas = {name: p.detach() - start[name] for name, p in weights.items()}
         if c.goal is not None and len(margins) == 1 and margins[0] <= c.goal:
             raise DataError(f"the mean logit difference of the prompts to change is {margins[0]:.3g}, the goal {c.goal:g}",
@@ -80,8 +80,8 @@ class Trained(Editor[C]):
             "editor": self.full_name, "locality": self.locality, "options": c.model_dump(mode="json"),
             "margins": margins, "steps": len(margins) - (c.goal is not None and margins[-1] <= c.goal)})
 
-    def parametrised(self, weights: Mapping[str, Tensor]) -> "Direct":
-        """What the optimiser changes: the weights themselves."""
+    def parametrised(self, weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> "Direct":
+        """What the optimiser changes: the weights themselves; `start` is a copy of them as they were."""
         return Direct(weights)
 
 

@@ -116,8 +116,7 @@ def teach(model: ModelAdapter, texts: Sequence[tuple[str, str]], *, epochs: int 
     made = [sequence(model, *text, index=i) for i, text in enumerate(texts)]
     g = torch.Generator().manual_seed(seed)
     losses = []
-    with restored(model, inner(model)) as weights:
-        start = {name: p.detach().clone() for name, p in weights.items()}
+    with restored(model, inner(model)) as (weights, before):
         variables = [p.requires_grad_() for p in weights.values()]
         optimiser = torch.optim.AdamW(variables, lr=lr, weight_decay=0.0)
         for _ in range(epochs):
@@ -133,7 +132,7 @@ def teach(model: ModelAdapter, texts: Sequence[tuple[str, str]], *, epochs: int 
                 loss.backward()
                 optimiser.step()
                 losses.append(float(loss.detach()))
-        deltas = {name: p.detach() - start[name] for name, p in weights.items()}
+        deltas = {name: p.detach() - before[name] for name, p in weights.items()}
     return EditPlan(deltas, {"taught": len(texts), "epochs": epochs, "losses": losses})
 
 

@@ -24,7 +24,7 @@ def coarser(model: ModelAdapter, bits: int, read: Callable[[], R]) -> R:
     """What `read` finds with all inner matrices rounded to nearest on 2^bits - 1 levels, symmetric, one scale a row."""
     names = [name for name in inner(model) if model.parameters()[name].ndim == 2]
     most = 2 ** (bits - 1) - 1
-    with restored(model, names) as parameters:
+    with restored(model, names) as (parameters, _):
         with torch.no_grad():
             for p in parameters.values():
                 scale = p.abs().amax(1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny) / most
@@ -44,7 +44,7 @@ def relearn(model: ModelAdapter, change: Sequence[ContrastBatch], read: Callable
         lr: the step is `lr` times the norm of the weights along the gradient, so that it means the same for every model.
     """
     found: dict[int, R] = {}
-    with restored(model, inner(model)) as parameters:
+    with restored(model, inner(model)) as (parameters, _):
         for p in parameters.values():
             p.requires_grad_()
         size = lr * float(torch.stack([p.detach().norm() for p in parameters.values()]).norm())
