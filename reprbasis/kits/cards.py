@@ -5,6 +5,7 @@ Shapes: K latents, C chosen ones, N rows, V vocabulary, D width.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ from .circuits import Coder
 from .contexts import distinct
 
 Words = list[tuple[str, float]]
-RANKED = 64
-"""Top tokens of a latent among which distinct contexts are chosen."""
+RANKED, ALIKE = 200, 2
+"""Top tokens of a latent at a site among which distinct contexts are chosen; most contexts with the same token at the peak."""
 
 
 def promoted(model: ModelAdapter[Any], basis: Basis, latents: Sequence[int], most: int) -> list[tuple[Words, Words]]:
@@ -93,12 +94,16 @@ def _read(basis: Basis, activations: Activations, latents: Mapping[int, Sequence
             best = z[:, column].topk(min(RANKED, len(z)))
             top[latent] += [(float(v), int(usable[i]), site) for v, i in zip(best.values, best.indices, strict=True) if v > 0]
             rates[latent][site] = float((z[:, column] > 0).double().mean()) if len(z) else 0.0, float(z[:, column].sum())
-    return {k: (_once(top[k]), rates[k]) for k in latents}
+    return {k: (_varied(top[k], activations.table.shown), rates[k]) for k in latents}
 
 
-def _once(rows: list[tuple[float, int, Site]]) -> list[tuple[float, int, Site]]:
-    """Largest first, every token once."""
+def _varied(rows: list[tuple[float, int, Site]], shown: Tensor) -> list[tuple[float, int, Site]]:
+    """Largest first, every row of the table once, and no token more than `ALIKE` times."""
     out: dict[int, tuple[float, int, Site]] = {}
+    count: Counter[int] = Counter()
     for row in sorted(rows, key=lambda r: -r[0]):
-        out.setdefault(row[1], row)
+        token = int(shown[row[1]])
+        if row[1] not in out and count[token] < ALIKE:
+            out[row[1]] = row
+            count[token] += 1
     return list(out.values())

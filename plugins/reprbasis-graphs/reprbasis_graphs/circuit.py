@@ -241,8 +241,8 @@ class _Drawing:
         """A supernode in words."""
         at, kinds = self.place(members[0][1]), {k for _, _, k in members}
         if kinds == {self.width}:
-            return f"errors at {at}"
-        return f"{_label(card[members[0][2]], False)} at {at}" if len(kinds) == 1 else f"{len(kinds)} latents at {at}"
+            return f"errors · {at}"
+        return f"{_label(card[members[0][2]], False)} · {at}" if len(kinds) == 1 else f"{len(kinds)} latents · {at}"
 
     def _sites(self, members: Sequence[Node]) -> list[Site]:
         return [s for s in self.circuit.setup.sites if any(n[0] == s for n in members)]

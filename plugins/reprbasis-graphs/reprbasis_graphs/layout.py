@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from reprbasis.interfaces.graph import Graph, GraphEdge, GraphNode
 
-WIDE, HIGH, GAP_X, GAP_Y = 138.0, 36.0, 10.0, 8.0
-LEVEL_GAP, COLUMN_GAP, MARGIN, AXIS, HEAD = 34.0, 22.0, 14.0, 76.0, 18.0
+WIDE, HIGH, GAP_X, GAP_Y = 128.0, 36.0, 8.0, 8.0
+LEVEL_GAP, COLUMN_GAP, MARGIN, AXIS, HEAD = 34.0, 18.0, 12.0, 70.0, 18.0
 EMPTY_LEVEL, EMPTY_COLUMN, LETTER = 16.0, 30.0, 7.2
 
 

@@ -9,7 +9,8 @@ from reprbasis.testing.contracts.reporter import HOSTILE
 
 def sample(hostile=False):
     odd = HOSTILE if hostile else " girls"
-    cards = {"7": FeatureCard(7, 0.1, 2.0, {"resid.2": 1.0}, [Context([odd, " near", "\n"], [2.0, float("nan"), 0.0], 0, "resid.2")],
+    context = Context([odd, " near", "\n"], [2.0, float("nan"), 0.0], 0, "resid.2")
+    cards = {"7": FeatureCard(7, 0.1, 2.0, {"resid.2": 1.0}, [context],
                               [(odd, 1.0), (" were", 0.5)], [(" is", -1.0)])}
     nodes = [GraphNode("t0", "input", 0, 0, "“girls”"), GraphNode("t1", "input", 0, 1, "“near”"),
              GraphNode("a", "latent", 1, 0, odd, 0.7, "subject", "resid.2", 7, "7", {"activation": 3.5}),

@@ -40,9 +40,9 @@ def test_nothing_overlaps_and_levels_go_up(make, graph):
     for a, b in combinations(places.nodes.values(), 2):
         assert abs(a.x - b.x) >= (a.width + b.width) / 2 or abs(a.y - b.y) >= (a.height + b.height) / 2
     for box in places.nodes.values():
-        assert 0 <= box.x - box.width / 2
+        assert box.x - box.width / 2 >= 0
         assert box.x + box.width / 2 <= places.width
-        assert 0 <= box.y - box.height / 2
+        assert box.y - box.height / 2 >= 0
         assert box.y + box.height / 2 <= places.height
     assert list(places.levels) == sorted(places.levels, reverse=True)
     assert list(places.columns) == sorted(places.columns)

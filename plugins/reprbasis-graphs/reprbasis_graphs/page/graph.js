@@ -139,6 +139,7 @@ function choose(index) {
 }
 
 for (const v of views) {
+  v.svg.style.minWidth = `${0.75 * v.svg.viewBox.baseVal.width}px`;  // shrinks to fit, but never so far that labels cannot be read
   const inner = [...v.nodes.values()].filter((n) => !ends(n)).map((n) => Math.abs(n.weight));
   v.top = { node: Math.max(0, ...inner), edge: Math.max(0, ...v.edges.map((e) => Math.abs(e.weight))) };
   v.least.edge = v.edges.length > v.shown ? v.edges.map((e) => Math.abs(e.weight)).sort((a, b) => b - a)[v.shown - 1] : 0;
