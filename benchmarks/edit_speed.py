@@ -2,11 +2,11 @@
 
     python benchmarks/edit_speed.py [--local '{use: routing, folds: 2}'] [--baseline ga npo finetune] [--prompts 12] [--repeats 1]
 
-Every editor forgets the same preference (indirect objects) from the same prompts and stops when their mean logit difference is 0
-or less; what is left on unseen names and wordings, and what it did to other text, stands beside the cost. Each runs in a process of
-its own, in turn, so that one's memory is not another's. Time is of the processor. Memory is the highest resident size during the
-edit less the resident size before it, with the model loaded and one forward made (Linux). Baselines that train weights hold one copy
-of them, to take the edit back.
+Every editor forgets the same preference (indirect objects) from the same prompts and stops when their mean logit difference
+is 0 or less; what is left on unseen names and wordings, and what it did to other text, stands beside the cost. Each runs in
+a process of its own, in turn, so that one's memory is not another's. Time is of the processor. Memory is the highest
+resident size during the edit less the resident size before it, with the model loaded and one forward made (Linux). Baselines
+that train weights hold one copy of them, to take the edit back.
 """
 
 import argparse
@@ -81,7 +81,8 @@ def main():
             print(f"{name}: {found[name][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
     middle = {name: {key: statistics.median(r[key] for r in runs) for key in ("seconds", "forwards", "mb", "kl")}
               for name, runs in found.items()}
-    print(f"{'editor':10} {'CPU s':>7} {'forwards':>8} {'MB':>7} {'x time':>7} {'x MB':>6}  {'fitted':15} {'held out':15} {'KL':>6}")
+    head = f"{'editor':10} {'CPU s':>7} {'forwards':>8} {'MB':>7} {'x time':>7} {'x MB':>6}"
+    print(f"{head}  {'fitted':15} {'held out':15} {'KL':>6}")
     for name, m in middle.items():
         one = found[name][0]
         moved = "  ".join(f"{one['before'][k]:5.2f} -> {one['after'][k]:5.2f}" for k in ("fitted", "held"))

@@ -1,6 +1,6 @@
 """Every editor and every baseline on two benchmarks: forgetting indirect objects (ioi), and capitals that are to be others.
 
-    python examples/edit_table.py [--basis DIR] [--config examples/edit_table.yaml] [--out docs/results/edits.md]
+    python examples/edit_table.py [--basis DIR] [--config examples/edit_table/editors.yaml] [--out docs/results/edits.md]
 
 Results are kept under --runs and used again. Editors that need a basis get the one of --basis (`reprbasis run
 examples/quickstart.yaml` makes it).
@@ -235,7 +235,7 @@ def robustness_table(lines):
 
 HEAD = """# Editing and unlearning
 
-Command: `python examples/edit_table.py{basis}` (editors and options: [examples/edit_table.yaml](../../examples/edit_table.yaml)).
+Command: `python examples/edit_table.py{basis}` (editors and options: [editors.yaml](../../examples/edit_table/editors.yaml)).
 Model {model}. Seeds {seeds}: of the prompts, names, countries and texts; {n}. Rows marked * are baselines that
 back-propagate from the logits. Every editor was given the same prompts and the same texts to keep; held-out prompts and
 neutral texts were in none of them.
@@ -258,7 +258,7 @@ def page(setup, found, runs, given):
 def main():
     """Run what is missing, write the page after each result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_suffix(".yaml"))
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_suffix("") / "editors.yaml")
     parser.add_argument("--basis", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/edit_table"))
     parser.add_argument("--out", type=Path)
