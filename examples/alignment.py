@@ -53,7 +53,7 @@ LORA = {"rank": 8, "steps": 30, "batch": 4, "tokens": 48, "rate": 1e-3}
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models, the text both read, and the layers that are compared."""
+    """Two models, the text both read, the layers that are compared, paired tokens, maps, and texts for divergences."""
 
     title: str
     a: str
@@ -62,13 +62,17 @@ class Pair:
     layers: str
     tokens: int
     about: str
+    maps: tuple[str, ...] = ("procrustes-scaled", "ridge", "relative")
+    texts: int = 12
 
 
 PAIRS = {
-    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.4::12", 6000,
-                  "The same function in other coordinates: gains folded, then the residual stream rotated at random."),
-    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.4::12", 6000,
-                 "A delta of rank 8 on all output matrices, queries and values, trained on templated text."),
+    "gauge": Pair("SmolLM2 and a rotated copy", SMOL, "smol-rotated", "chat", "resid.4::12", 2500,
+                  "The same function in other coordinates: gains folded, then the residual stream rotated at random.",
+                  ("procrustes-scaled",), 8),
+    "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.4::12", 5000,
+                 "A delta of rank 8 on all output matrices, queries and values, trained on templated text.",
+                 ("procrustes-scaled", "ridge"), 8),
     "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.0:3", 6000,
                   "The same text, tokenizer and recipe; initialisation and order of documents differ."),
     "families": Pair("tiny-qwen3 and a tiny Llama", "tiny-qwen3", "tiny-0", "tiny", "resid.0:3", 6000,
@@ -237,7 +241,8 @@ def compare(pair, made, basis, html, seed=0):
     one, _, two = pair.layers.partition("/")
     layers = [a.info.select(one), b.info.select(two or one)]
     rows = PairedRows.gather(a, b, texts(pair.text), *([*sites, FINAL] for sites in layers), tokens=pair.tokens, max_tokens=128)
-    names = ["procrustes-scaled" if a.info.d_model == b.info.d_model else "procrustes-pca", "ridge", "relative"]
+    first = "procrustes-scaled" if a.info.d_model == b.info.d_model else "procrustes-pca"
+    names = [first, *pair.maps[1:]]
     aligners = {name: rb.create("aligner", name) for name in names}
     blocks = ({s: x[s] for s in sites} for x, sites in zip((rows.a, rows.b), layers, strict=True))
     match = match_layers(aligners[names[0]], *blocks, rows.train, rows.validation)
@@ -253,7 +258,7 @@ def compare(pair, made, basis, html, seed=0):
                 name=pair.title, seed=seed, writer="examples/alignment.py")
     lines = [f"## {pair.title}", "", pair.about, "", *about(made, pair), *maps(rows, match, judged, from_words, shared), ""]
     chosen = {j.aligner: j.alignment for j in judged if (j.a, j.b) == (site, there)}
-    neutral = Neutral(b, [e.text for e in islice(texts(pair.text, "test"), 12)], there, max_tokens=32)
+    neutral = Neutral(b, [e.text for e in islice(texts(pair.text, "test"), pair.texts)], there, max_tokens=32)
     print(f"  mapped and judged, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     lines += [*steered(a, b, site, there, chosen, neutral), ""]
     lines += [*moved(a, b, rows, site, there, chosen, neutral, basis, pair), ""]
