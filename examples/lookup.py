@@ -215,8 +215,8 @@ class Study:
 
         self.say("## 1. The circuit", "", f"Found on {train.n} prompts, judged on {test.n} others, of which the model answers "
                  f"{test.keep_rate():.0%} rightly on both sides (only those are used). A node is a latent or a reconstruction "
-                 "error of one site at one token; all others take their mean over corrupted prompts. All latents without any error: "
-                 f"faithfulness {share(alone)[1]}.", "",
+                 "error of one site at one token; all others take their mean over corrupted prompts. All latents without any "
+                 f"error: faithfulness {share(alone)[1]}.", "",
                  "| nodes | latents | errors | faithfulness | without its errors |", "|---|---|---|---|---|")
         chosen = None
         for i in sorted(range(len(family)), key=lambda i: family[i].size()):
@@ -246,8 +246,14 @@ class Study:
         score = {c: {s: auroc(p[s], a[s]) for s in basis.sites} for c, (p, a) in arms.items()}
         both = [{s: torch.cat([arm[i][s] for arm in arms.values()]).mean(0) for s in basis.sites} for i in (0, 1)]
         present, absent = ({(s, k): float(v[s][k]) for s in basis.sites for k in range(basis.d_dict)} for v in both)
-        every = [n for n in present if min(float(score[c][n[0]][n[1]]) for c in score) >= CLEAR
-                 and absent[n] <= QUIET * present[n]]
+
+        def passes(n):
+            d = [float(t[n[0]][n[1]]) for t in score.values()]
+            if min(d) >= CLEAR:
+                return absent[n] <= QUIET * present[n]
+            return max(d) <= 1 - CLEAR and present[n] <= QUIET * absent[n]
+
+        every = [n for n in present if passes(n)]
         found = Watched(role, [n for n in mine if n in every], every, mine, {"present": present, "absent": absent})
         seen = {}
         for task, at in (("induction", {"query": "query", "end": "end"}), ("ioi", {"query": "s2", "end": "end"})):
@@ -261,7 +267,7 @@ class Study:
                  "| latent | in the circuit | AUROC, same query | AUROC, same dictionary | mean present | mean absent | words "
                  "| names |",
                  "|---|---|---|---|---|---|---|---|")
-        rows = sorted(every, key=lambda n: (n not in mine, -present[n]))
+        rows = sorted(every, key=lambda n: (n not in mine, -present[n], -absent[n]))
         for s, k in rows[:SHOWN]:
             cells = [float(t[s][k]) for t in (score["key"], score["query"])] + [present[s, k], absent[s, k]]
             cells += [float(seen[t][s][k]) for t in ("induction", "ioi")]
@@ -380,11 +386,11 @@ def main():
               f"over prompts.", "")
     circuit = study.circuit()
     study.say("## 2. Latents that see a repeated name", "",
-              f"A latent passes if it is on where the key is in the dictionary and about off where it is not: AUROC >= "
-              f"{CLEAR} both with "
-              f"the same query and with the same dictionary, mean where absent at most {QUIET:.0%} of the mean where present; "
-              f"{args.n} pairs in each arm. The last two columns are AUROCs on prompts that are no code: `words`, a word said "
-              f"again "
+              f"A latent passes if it is on where the key is in the dictionary and about off where it is not: AUROC >= {CLEAR} "
+              "both with the same query and with the same dictionary, mean where it should be off at most "
+              f"{QUIET:.0%} of the mean where it is on; or the other way round, on where the key is missing (AUROC <= "
+              f"{1 - CLEAR:.1f}). {args.n} pairs in each arm. The last two columns are AUROCs on prompts that are no code: `words`, a "
+              "word said again "
               "against a new one (task induction); `names`, a second mention against a third name (task ioi).", "")
     places = [study.duplicates(circuit, role) for role in PLACES]
     generator, sets = torch.Generator().manual_seed(args.seed), {}
