@@ -80,7 +80,7 @@ def test_auxk_reaches_dead_encoders_and_no_one_else():
     d, dead = dictionary(torch.float32), torch.arange(0, K, 2)
     d.b_enc.data.zero_()  # so that every dead latent is among the top of some row
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(2))
-    batch = Weighted(x, torch.full((N,), 1 / N), torch.zeros(N, dtype=torch.long))
+    batch = Weighted(x, torch.full((N,), 1 / N), torch.zeros(N, dtype=torch.long), N)
     auxk_loss(d, batch, x - d(x), dead, k=D // 2).backward()
     alive = torch.arange(1, K, 2)
     assert d.W_enc.grad[dead].norm(dim=1).min() > 1e-8
@@ -94,7 +94,7 @@ def test_auxk_reaches_dead_encoders_and_no_one_else():
 def test_auxk_equals_its_definition():
     d, dead, k = dictionary(), torch.arange(0, K, 4), 5
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    batch = Weighted(x, torch.full((N,), 1 / N, dtype=torch.float64), torch.zeros(N, dtype=torch.long))
+    batch = Weighted(x, torch.full((N,), 1 / N, dtype=torch.float64), torch.zeros(N, dtype=torch.long), N)
     residual = (x - d(x)).detach()
     h = x @ d.W_enc[dead].T + d.b_enc[dead]
     top = h.topk(k, dim=1)
@@ -106,7 +106,7 @@ def test_auxk_equals_its_definition():
 def test_reach_equals_the_mean_over_rows_for_silent_latents():
     d = dictionary(threshold=50.0)
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    batch = Weighted(x, torch.full((N,), 1 / N, dtype=torch.float64), torch.zeros(N, dtype=torch.long))
+    batch = Weighted(x, torch.full((N,), 1 / N, dtype=torch.float64), torch.zeros(N, dtype=torch.long), N)
     dead = torch.tensor([1, 5, 7])
     h = x @ d.W_enc[dead].T + d.b_enc[dead]
     torch.testing.assert_close(reach_loss(d, batch, dead), (50.0 - h).relu().mean(0).sum())
