@@ -94,6 +94,8 @@ class OnlineConfig(KeyConfig):
     """Weight of the mean square change on the texts to keep."""
     ridge: float = Field(1e-3, gt=0)
     """Weight of the change's own size, relative to the mean square of what the component reads."""
+    budget_tokens: int = Field(512, ge=1)
+    """The budget is checked on so many tokens of the texts to keep at every edit."""
     conflict: float = Field(0.05, gt=0, lt=1)
     """An edit is refused if earlier edits left less than this share of its key free."""
 

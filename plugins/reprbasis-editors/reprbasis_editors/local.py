@@ -19,7 +19,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
-from .parts import Part, candidates, place, second_moment, targets_of
+from .parts import Part, candidates, place, read_in, targets_of
 from .scaled import Direction, ScaledEditor, together
 from .search import Judge
 
@@ -40,20 +40,21 @@ class LocalEditor(ScaledEditor[L]):
         """One change for each component, of the same strength."""
         c, chosen = self.config, self._chosen(model, request)
         targets = [targets_of(model, item).T for item in request.change]
-        known = []
-        for part in (Part.parse(name, model) for name in chosen):
-            keys = [part.keys(model, item.clean, place(item, c.at))[:, 0].double().T for item in request.change]
-            moment, near = second_moment(model, part, texts, torch.cat(keys, 1), c.near)
-            known.append((part, keys, moment + c.near_weight * near @ near.T))
+        parts = [Part.parse(name, model) for name in chosen]
+        runs = [model.forward(item.clean, capture={s for p in parts for s in p.sites}, logits="none") for item in request.change]
+        keys = {part: [part.keys_in(model, run, place(item, c.at))[:, 0].double().T
+                       for run, item in zip(runs, request.change, strict=True)] for part in parts}
+        known = read_in(model, {part: torch.cat(held, 1) for part, held in keys.items()}, texts, c.near)
 
         def fit(which: Sequence[int]) -> EditPlan:
             plans = []
             target = torch.cat([targets[i] for i in which], 1)
-            for part, held, moment in known:
-                keys = torch.cat([held[i] for i in which], 1)
-                gain = (target * (part.weight(model).double() @ keys)).sum(0)
+            for part, held in keys.items():
+                here = torch.cat([held[i] for i in which], 1)
+                gain = (target * (part.weight(model).double() @ here)).sum(0)
                 size = gain if c.aim == "forget" else torch.ones_like(gain)
-                plans.append(part.plan(model, self.solve(-size * target, keys, moment)))
+                moment = known[part].moment + c.near_weight * known[part].near @ known[part].near.T
+                plans.append(part.plan(model, self.solve(-size * target, here, moment)))
             return together(*plans)
 
         return Direction(fit, {"components": chosen})

@@ -22,9 +22,9 @@ from reprbasis.runtime.basis import Basis
 
 from .config import OnlineConfig
 from .local import prior
-from .parts import Part, candidates, place, second_moment, targets_of
+from .parts import Part, candidates, place, read_in, targets_of
 from .scaled import kept
-from .search import Judge, Trial, search
+from .search import Judge, search
 
 
 class ConflictError(UserError):
@@ -123,7 +123,7 @@ class Session:
     def __init__(self, model: ModelAdapter, part: Part, stream: Stream, texts: Sequence[TokenBatch],
                  config: OnlineConfig) -> None:
         self.model, self.part, self.stream, self.config = model, part, stream, config
-        self.neutral = Judge(model, (), texts)
+        self.neutral = Judge(model, (), list(some(texts, config.budget_tokens)))
         self.strength = config.strength
 
     @torch.no_grad()
@@ -140,19 +140,21 @@ class Session:
         room = min(self.stream.room(key) for key in keys)
         judge, so_far = Judge(self.model, [item], ()), self.stream.change()
 
-        def trial(strength: float) -> Trial:
-            with self.part.plan(self.model, so_far - strength * target.T @ gain).applied(self.model):
-                return Trial(strength, judge.margin(), 0.0)
+        def plan_of(strength: float) -> EditPlan:
+            return self.part.plan(self.model, so_far - strength * target.T @ gain)
 
-        found = search(trial, trial(0.0).margin, c.model_copy(update={"strength": self.strength}))
-        with self.part.plan(self.model, so_far - found.strength * target.T @ gain).applied(self.model):
-            kl = self.neutral.kl()
-        if kl > c.budget:
-            raise DataError(f"edit '{name}' would bring the change of the texts to keep to {kl:.3g} nats a token",
-                            do=f"raise the budget of {c.budget:g}, raise the goal of {c.goal}, or forget other edits")
+        def margin_of(strength: float) -> float:
+            with plan_of(strength).applied(self.model):
+                return judge.margin()
+
+        def kl_of(strength: float) -> float:
+            with plan_of(strength).applied(self.model):
+                return self.neutral.kl()
+
+        found = search(margin_of, kl_of, margin_of(0.0), c.model_copy(update={"strength": self.strength}))
         self.stream.edit(name, keys, keys @ self.stream.weight.T - found.strength * target)
         self.strength = found.strength or self.strength
-        return {"strength": found.strength, "free_key": room, **found.about, "kl_keep": kl}
+        return {"strength": found.strength, "free_key": room, **found.about}
 
     def forget(self, name: str) -> None:
         """Take an edit back, exactly.
@@ -194,10 +196,21 @@ class Online(Editor[OnlineConfig]):
         part = Part.parse(c.component, model) if c.component else next(_supporting(model, request.change[:1]))
         texts = kept(model, request, c.keep_tokens)
         keys = part.keys(model, first.clean, place(first, c.at))[:, 0].double().T
-        moment, near = second_moment(model, part, texts, keys, c.near)
-        moment = moment + c.near_weight * near @ near.T
+        known = read_in(model, {part: keys}, texts, c.near)[part]
+        moment = known.moment + c.near_weight * known.near @ known.near.T
         return Session(model, part, Stream(part.weight(model), prior(keys, moment, c.keep_weight, c.ridge), conflict=c.conflict),
                        texts, c)
+
+
+def some(texts: Sequence[TokenBatch], tokens: int) -> Iterator[TokenBatch]:
+    """The first rows, until they have so many tokens."""
+    for batch in texts:
+        rows = (batch.mask.sum(1).cumsum(0) <= tokens).nonzero().flatten()
+        if len(rows):
+            yield batch.take(rows)
+        tokens -= int(batch.mask.sum())
+        if tokens <= 0:
+            return
 
 
 def _supporting(model: ModelAdapter, change: Sequence[ContrastBatch]) -> Iterator[Part]:

@@ -3,7 +3,7 @@
 Shapes: B prompts, T tokens, D residual width, I width of what a component reads (head width or MLP width), N keys.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reprbasis.errors import CapabilityError, DataError, SiteError
 from reprbasis.interfaces.editor import EditPlan
-from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.interfaces.model import ForwardResult, ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.components import answer_rows, heads_in_context, neurons, stream_before, unembedded
@@ -46,18 +46,30 @@ class Part:
         """[D, I] view of the weight."""
         return model.mlp(self.layer).W_out if self.head is None else model.attention(self.layer).W_O[self.head]
 
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What has to be captured to know its keys."""
+        before = stream_before(self.layer)
+        return (before,) if self.head is not None else (before, Site("attn_out", self.layer), Site("mlp_out", self.layer))
+
     def keys(self, model: ModelAdapter, batch: TokenBatch, at: Tensor) -> Tensor:
-        """[B, Q, I] what the weight reads at token positions [B, Q] of each row."""
-        sites = [stream_before(self.layer), Site("attn_out", self.layer), Site("mlp_out", self.layer)]
-        result = model.forward(batch, capture=sites, logits="none")
-        before, attn, mlp_out = (result[s] for s in sites)
+        """[B, Q, I] what the weight reads at token positions [B, Q] of each row. Cost: a forward up to its layer."""
+        return self.keys_in(model, model.forward(batch, capture=self.sites, logits="none"), at)
+
+    def keys_in(self, model: ModelAdapter, result: ForwardResult, at: Tensor) -> Tensor:
+        """The same from a forward that captured its `sites`.
+
+        Raises:
+            CapabilityError: the MLP reads something else than the stream after the attention.
+        """
+        batch, before = result.batch, result[self.sites[0]]
         if self.head is not None:
             return heads_in_context(model.attention(self.layer), before, batch, at).read[self.head]
         rows = torch.arange(len(at), device=at.device)[:, None]
-        weights, x = model.mlp(self.layer), (before + attn)[rows, at]
+        weights, x = model.mlp(self.layer), (before + result[self.sites[1]])[rows, at]
         read = neurons(weights, weights.norm(x))
         out = read @ weights.W_out.T if weights.b_out is None else read @ weights.W_out.T + weights.b_out
-        if not torch.allclose(out, mlp_out[rows, at], rtol=1e-2, atol=1e-2 * float(out.abs().max())):
+        if not torch.allclose(out, result[self.sites[2]][rows, at], rtol=1e-2, atol=1e-2 * float(out.abs().max())):
             raise CapabilityError(f"the MLP of layer {self.layer} does not read the stream after the attention",
                                   do="edit heads instead")
         return read
@@ -88,28 +100,45 @@ def targets_of(model: ModelAdapter, item: ContrastBatch) -> Tensor:
     return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-def second_moment(model: ModelAdapter, part: Part, texts: Sequence[TokenBatch], like: Tensor | None = None, near: int = 0
-                  ) -> tuple[Tensor, Tensor]:
-    """[I, I] mean of k k^T over all tokens of the texts, in float64 (zeros without texts), and [I, M] the keys most like `like`.
+@dataclass
+class Kept:
+    """What a component reads in the texts to keep.
 
     Args:
-        like: [I, N] keys; those of the texts with the largest cosine to any of them are given, `near` at most.
-        near: how many.
+        moment: [I, I] mean of k k^T over all tokens, in float64; zeros without texts.
+        near: [I, M] the keys most like those to change.
     """
-    width = part.weight(model).shape[1]
-    total, count = torch.zeros(width, width, dtype=torch.float64, device=model.device), 0
-    best, nearest = total.new_zeros(0), total.new_zeros(0, width)
+
+    moment: Tensor
+    near: Tensor
+
+
+def read_in(model: ModelAdapter, parts: Mapping[Part, Tensor], texts: Sequence[TokenBatch], near: int = 0) -> dict[Part, Kept]:
+    """What components read in the texts. Cost: one forward of the texts for all of them.
+
+    Args:
+        model: the model.
+        parts: component -> keys to change, [I, N].
+        texts: to keep.
+        near: so many tokens, those whose keys have the largest cosine to any of the keys to change, are given themselves.
+    """
+    totals = {p: like.new_zeros(len(like), len(like), dtype=torch.float64) for p, like in parts.items()}
+    best = {p: (like.new_zeros(0, dtype=torch.float64), like.new_zeros(0, len(like), dtype=torch.float64))
+            for p, like in parts.items()}
+    count = 0
     for batch in texts:
+        result = model.forward(batch, capture={site for part in parts for site in part.sites}, logits="none")
         every = torch.arange(batch.shape[1], device=model.device).expand(batch.shape)
-        rows = part.keys(model, batch, every)[batch.mask].double()
-        total += rows.T @ rows
-        count += len(rows)
-        if near and like is not None:
-            alike = (rows @ like / like.norm(dim=0)).amax(1) / rows.norm(dim=1).clamp_min(1e-30)
-            best, nearest = torch.cat([best, alike]), torch.cat([nearest, rows])
-            first = best.topk(min(near, len(best))).indices
-            best, nearest = best[first], nearest[first]
-    return total / max(count, 1), nearest.T
+        count += int(batch.mask.sum())
+        for part, like in parts.items():
+            rows = part.keys_in(model, result, every)[batch.mask].double()
+            totals[part] += rows.T @ rows
+            if near:
+                alike = (rows @ like.double() / like.norm(dim=0)).amax(1) / rows.norm(dim=1).clamp_min(1e-30)
+                value, held = (torch.cat(pair) for pair in zip(best[part], (alike, rows), strict=True))
+                first = value.topk(min(near, len(value))).indices
+                best[part] = value[first], held[first]
+    return {part: Kept(total / max(count, 1), best[part][1].T) for part, total in totals.items()}
 
 
 @dataclass(frozen=True)

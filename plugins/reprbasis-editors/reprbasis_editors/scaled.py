@@ -20,7 +20,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import SearchConfig
-from .search import Judge, Trial, search
+from .search import Judge, search
 
 S = TypeVar("S", bound=SearchConfig)
 
@@ -70,16 +70,18 @@ class ScaledEditor(Editor[S]):
         parts = [(found.fit(seen), Judge(model, [request.change[i] for i in left], ()))
                  for seen, left in folds(request.change, self.config.folds)] or [(whole, judge)]
 
-        def trial(strength: float) -> Trial:
+        def margin_of(strength: float) -> float:
             margins = []
             for plan, other in parts:
                 with scaled(plan, strength).applied(model):
                     margins.append((other.margin(), other.prompts))
-            with scaled(whole, strength).applied(model):
-                kl = judge.kl()
-            return Trial(strength, sum(m * n for m, n in margins) / sum(n for _, n in margins), kl)
+            return sum(m * n for m, n in margins) / sum(n for _, n in margins)
 
-        settled = search(trial, start, self.config)
+        def kl_of(strength: float) -> float:
+            with scaled(whole, strength).applied(model):
+                return judge.kl()
+
+        settled = search(margin_of, kl_of, start, self.config)
         plan, about = scaled(whole, settled.strength), dict(settled.about)
         if parts[0][1] is not judge:
             about["margin_left_out"] = about["margin"]

@@ -4,7 +4,7 @@ Shapes: B prompts, T tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,11 +23,17 @@ _NEAR = 0.05
 
 @dataclass(frozen=True)
 class Trial:
-    """A strength, the mean logit difference of the prompts to change, and the KL divergence (nats a token) on texts to keep."""
+    """A strength, the mean logit difference of the prompts to change, and the KL divergence (nats a token) on texts to keep, if
+    it was measured.
+    """
 
     strength: float
     margin: float
-    kl: float
+    kl: float | None = None
+
+    def within(self, budget: float) -> bool:
+        """Whether the KL divergence is known and small enough."""
+        return self.kl is not None and self.kl <= budget
 
 
 def margins(logits: Tensor, targets: Targets) -> Tensor:
@@ -116,41 +122,52 @@ class Found:
     about: dict[str, object]
 
 
-def search(trial: Callable[[float], Trial], start: float, config: SearchConfig) -> Found:
+def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float], start: float, config: SearchConfig) -> Found:
     """The smallest strength tried that meets the goal within the budget; failing that, the one that comes nearest.
 
     More is not always better: what an edit does to a layer, later layers may overdo. A trial worse than a weaker one is too much.
 
     Args:
-        trial: measures a strength.
+        margin_of: strength -> mean logit difference of the prompts to change.
+        kl_of: strength -> KL divergence on the texts to keep; asked only where the goal is met, and for what is given.
         start: logit difference without the edit.
         config: goal, first strength, budget, tries.
 
     Raises:
         DataError: no strength stays within the budget.
     """
-    if config.goal is not None and start <= config.goal:
+    goal = config.goal
+    if goal is not None and start <= goal:
         return Found(0.0, {"margin_before": start, "margin": start, "reached": True, "trials": []})
     trials: list[Trial] = []
-    low, high, strength = 0.0, None, config.strength
-    for _ in range(config.tries if config.goal is not None else 1):
-        now = trial(strength)
+    low, high, strength, tight = 0.0, None, config.strength, False
+    for _ in range(config.tries if goal is not None else 1):
+        margin = margin_of(strength)
+        met = goal is not None and margin <= goal
+        now = Trial(strength, margin, kl_of(strength) if met or tight else None)
+        weaker = min((t.margin for t in trials if t.strength < strength), default=start)
         trials.append(now)
-        met = config.goal is not None and now.margin <= config.goal
-        weaker = min((t.margin for t in trials if t.strength < strength and t.kl <= config.budget), default=start)
-        if met or now.kl > config.budget or now.margin > weaker:
+        over = now.kl is not None and not now.within(config.budget)
+        if over and not tight:  # what seemed weak enough may not have been
+            tight, low = True, 0.0
+        if met or over or margin > weaker:
             high = strength
         else:
             low = strength
-        if (met and now.kl <= config.budget and now.margin >= config.goal - _NEAR * (start - config.goal)) or (
-                high is not None and high - low <= 0.02 * high):
+        near = met and goal is not None and margin >= goal - _NEAR * (start - goal) and now.within(config.budget)
+        if near or (high is not None and high - low <= 0.02 * high):
             break
         strength = 2 * strength if high is None else (low + high) / 2
-    allowed = [t for t in trials if t.kl <= config.budget]
-    if not allowed:
-        raise DataError(f"the weakest edit tried changes the texts to keep by {min(t.kl for t in trials):.3g} nats a token",
+    reached = [t for t in trials if t.within(config.budget) and goal is not None and t.margin <= goal]
+    best = min(reached, key=lambda t: t.strength, default=None)
+    kls = [t.kl for t in trials if t.kl is not None]
+    for t in sorted(trials, key=lambda t: t.margin):
+        if best is None:
+            t = t if t.kl is not None else replace(t, kl=kl_of(t.strength))
+            kls.append(t.kl)
+            best = t if t.within(config.budget) else None
+    if best is None:
+        raise DataError(f"the weakest edit tried changes the texts to keep by {min(kls):.3g} nats a token",
                         do=f"raise the budget of {config.budget:g}, lower the strength, or edit other components")
-    reached = [t for t in allowed if config.goal is not None and t.margin <= config.goal]
-    best = min(reached, key=lambda t: t.strength) if reached else min(allowed, key=lambda t: t.margin)
     return Found(best.strength, {"margin_before": start, "margin": best.margin, "kl_keep": best.kl, "reached": bool(reached),
                                  "trials": [asdict(t) for t in trials]})

@@ -9,7 +9,7 @@ from reprbasis_editors.local import ComponentSGD
 from reprbasis_editors.localise import heads_that_matter
 from reprbasis_editors.routing import towards_sink
 from reprbasis_editors.scaled import folds, together
-from reprbasis_editors.search import Judge, Trial, merged, search
+from reprbasis_editors.search import Judge, merged, search
 
 import reprbasis as rb
 from reprbasis.errors import DataError, ShapeError
@@ -176,7 +176,7 @@ def test_layouts_stay_together_in_folds():
 
 def test_the_search_comes_back_from_an_overshoot():
     editor = rb.create("editor", "ridge", strength=8.0, tries=12)
-    found = search(lambda s: Trial(s, 5.0 - s, 0.0), 5.0, editor.config)
+    found = search(lambda s: 5.0 - s, lambda s: 0.0, 5.0, editor.config)
     assert 5.0 <= found.strength <= 5.3
     assert found.about["reached"]
 
