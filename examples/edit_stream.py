@@ -94,7 +94,7 @@ def log_probs(model, batch):
 
 def run(model, edits, others, session, every):
     """Rows of numbers, and the seconds that each edit took."""
-    neutral = prompts(model, TEXTS[1::2], "{}")
+    neutral = prompts(model, TEXTS, "{}")
     before, stays = log_probs(model, neutral), said(model, others, WORDING)
     rows, seconds, refused = [], [], 0
     for count, (country, target) in enumerate(edits, 1):
@@ -102,7 +102,7 @@ def run(model, edits, others, session, every):
             item = item_of(model, country, target)
         start = time.perf_counter()
         try:
-            told = session.edit(item, country); print(country, {k: told[k] for k in ("strength", "free_key", "margin", "kl_keep")}, len(told["trials"]), file=sys.stderr)
+            session.edit(item, country)
         except rb.errors.UserError as error:
             refused += 1
             print(error, file=sys.stderr)
@@ -138,7 +138,8 @@ def main():
     parser.add_argument("--checkpoint", default="smollm2-135m-instruct")
     parser.add_argument("--edits", type=int, default=50)
     parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--component", default="mlp.25")
+    parser.add_argument("--component", default="mlp.24")
+    parser.add_argument("--keep", type=int, default=24, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -149,8 +150,10 @@ def main():
     ids = [model.tokenizer.encode(f" {c}") for c in CITIES]
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
-    editor = rb.create("editor", "online", component=args.component, goal=-1.0, strength=40.0, tries=8, budget=0.05)
-    request = EditRequest([item_of(model, *edits[0])], [Example(text=t) for t in TEXTS[::2]])
+    keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
+    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=128.0, tries=6, ridge=1e-4,
+                       keep_tokens=96, budget_tokens=256)
+    request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
     for name in ("recursive least squares", "naive rank-one"):
         session = editor.start(model, request)
@@ -175,7 +178,7 @@ the strength of each is searched with forwards.
 * *reliability*: share of **all edits so far** that hold; *first ten*: of the first ten
 * *paraphrases*: the same, asked as "{PARAPHRASE.format('X')}"
 * *others kept*: {others} countries that are never edited and not among the texts to keep: the answer is what it was
-* *neutral KL*: six texts that the editor was not given, nats a token
+* *neutral KL*: {len(TEXTS)} texts that are nothing like the {args.keep} dialogues to keep, nats a token
 * *change*: Frobenius norm, relative to the weight; *seconds*: mean of the edits since the row above, search included
 * *refused*: edits that the editor refused, by then
 """]
