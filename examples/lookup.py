@@ -389,9 +389,9 @@ def main():
               f"A latent passes if it is on where the key is in the dictionary and about off where it is not: AUROC >= {CLEAR} "
               "both with the same query and with the same dictionary, mean where it should be off at most "
               f"{QUIET:.0%} of the mean where it is on; or the other way round, on where the key is missing (AUROC <= "
-              f"{1 - CLEAR:.1f}). {args.n} pairs in each arm. The last two columns are AUROCs on prompts that are no code: `words`, a "
-              "word said again "
-              "against a new one (task induction); `names`, a second mention against a third name (task ioi).", "")
+              f"{1 - CLEAR:.1f}). {args.n} pairs in each arm. The last two columns are AUROCs on prompts that are no code: "
+              "`words`, a word said again against a new one (task induction); `names`, a second mention against a third name "
+              "(task ioi).", "")
     places = [study.duplicates(circuit, role) for role in PLACES]
     generator, sets = torch.Generator().manual_seed(args.seed), {}
     for w in places:
