@@ -7,9 +7,11 @@
 4. On held-out tokens, that latent's two areas are measured apart; intervals come from drawing whole sequences.
 
 Conditions: `global`: the basis. `random`: as many random directions as there are latents, rectified, chosen in the same way: what
-choosing the best of many gives. `shuffled`: the basis again, with labels dealt out anew to objects and words. `..., by image` and
-`..., by word`: chosen on one kind of token alone, so that the other tells whether the meaning carries over. Each kind alone is an
-easy task (a word is one vector at `embed`); the claim is in one latent doing both.
+choosing the best of many gives. `shuffled`: the basis again, with labels dealt out anew to objects and words. `means`: no latent;
+at each site the direction from the mean of the other labels to that of a label, on training tokens of both kinds (added up): what
+is linearly there to be found. `..., by image` and `..., by word`: chosen on one kind of token alone, so that the other tells
+whether the meaning carries over. Each kind alone is an easy task (a word is one vector at `embed`); the claim is in one latent
+doing both.
 
 Shapes: S sites, n labelled tokens, K latents, D width, L labels, R resamples.
 """
@@ -32,6 +34,7 @@ from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, FeatureC
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.kits.contexts import context
 from reprbasis.runtime.basis import Basis
+from reprbasis.sites import Site
 
 from .auroc import auroc, resampled
 from .config import ConceptsConfig
@@ -40,6 +43,7 @@ from .labels import Labelled, patches, words
 _KINDS = ("image", "word")
 _Scores = dict[tuple[str, str], Tensor]  # (group, kind of token) -> [n, K]
 _Truth = dict[tuple[str, str], Labelled]
+_Contrasts = dict[tuple[str, str], dict[Site, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,12 @@ class Concepts(Evaluator[ConceptsConfig]):
                 continue
             chosen[condition] = [c for group in self.config.groups for c in self._choose(group, scores, truth, by, inputs.seed)]
             measurements += self._measured(chosen[condition], condition, truth[1])
+        contrasts = _contrasts(inputs, basis, parts[0], truths[0], self.config.groups)
+        if {kind for _, kind in common} == set(_KINDS):
+            for condition, by in (("means", _KINDS), ("means, by image", ("image",)), ("means, by word", ("word",))):
+                along = _along(inputs, basis, contrasts, by, parts[1], truths[1])
+                chosen[condition] = [c for group in self.config.groups for c in self._given(group, along, truths[1], inputs.seed)]
+                measurements += self._measured(chosen[condition], condition, truths[1])
         counts = {kind: sum(len(t) for (_, k), t in truths[1].items() if k == kind) for kind in _KINDS}
         notes = [f"{len(chosen['global'])} concepts, told apart within their groups on {counts['image']} held-out image tokens "
                  f"and {counts['word']} held-out words, by latents chosen on training tokens; {basis.d_dict} latents at "
@@ -116,19 +126,32 @@ class Concepts(Evaluator[ConceptsConfig]):
         areas = {}
         for kind in deciding:
             areas[kind] = auroc(scores[0][group, kind], one_hot(truth[0][group, kind].label, len(labels)).bool())
-        for index, label in enumerate(labels):
+        for index in range(len(labels)):
             held = {kind: truth[1][group, kind].label == index for kind in kinds}
             columns = [area[:, index] for area in areas.values()]
             if not columns or any(bool(c.isnan().all()) for c in columns) or any(h.all() or not h.any() for h in held.values()):
                 continue
             latent = int(torch.stack(columns).amin(0).argmax())
-            area, drawn = {}, {}
-            for kind in kinds:
-                values = scores[1][group, kind][:, latent]
-                area[kind] = float(auroc(values[:, None], held[kind][:, None]))
-                drawn[kind] = resampled(values, held[kind], truth[1][group, kind].sequence, self.config.resamples,
-                                        torch.Generator().manual_seed(seed))
-            yield _Choice(label, latent, area, drawn)
+            yield self._judged(group, index, latent, kinds, scores[1], truth[1], seed)
+
+    def _given(self, group: str, scores: _Scores, truth: _Truth, seed: int) -> Iterator[_Choice]:
+        """Each label with the score of its own number, where both sides of it occur."""
+        kinds = [kind for kind in _KINDS if (group, kind) in truth]
+        for index in range(len(self.config.groups[group])):
+            held = [truth[group, kind].label == index for kind in kinds]
+            if kinds and all(h.any() and not h.all() for h in held):
+                yield self._judged(group, index, index, kinds, scores, truth, seed)
+
+    def _judged(self, group: str, index: int, column: int, kinds: Sequence[str], scores: _Scores, truth: _Truth,
+                seed: int) -> _Choice:
+        """A score of a label on held-out tokens, by kind of token."""
+        area, drawn = {}, {}
+        for kind in kinds:
+            values, held = scores[group, kind][:, column], truth[group, kind].label == index
+            area[kind] = float(auroc(values[:, None], held[:, None]))
+            drawn[kind] = resampled(values, held, truth[group, kind].sequence, self.config.resamples,
+                                    torch.Generator().manual_seed(seed))
+        return _Choice(self.config.groups[group][index], column, area, drawn)
 
     def _measured(self, chosen: Sequence[_Choice], condition: str, truth: _Truth) -> list[Measurement]:
         out = []
@@ -184,12 +207,9 @@ def _first(sequences: Sequence[TokenSequence], tokens: int) -> list[TokenSequenc
     return [replace(s, sequence=i) for i, s in enumerate(kept)]
 
 
-def _scores(inputs: EvaluationInputs, basis: Basis, directions: Tensor, sequences: Sequence[TokenSequence],
-            truth: _Truth) -> tuple[_Scores, _Scores]:
-    """Scores of the labelled tokens: of the latents, and of the random directions."""
-    rows: dict[tuple[str, str], list[Tensor]] = {key: [] for key in truth}
-    order: dict[tuple[str, str], list[Tensor]] = {key: [] for key in truth}
-    control: dict[tuple[str, str], list[Tensor]] = {key: [] for key in truth}
+def _rows(inputs: EvaluationInputs, basis: Basis, sequences: Sequence[TokenSequence],
+          truth: _Truth) -> Iterator[tuple[tuple[str, str], Tensor, dict[Site, Tensor]]]:
+    """Labelled tokens, a batch after the other: (group, kind), which of its tokens [m], and their values [m, D] at every site."""
     length = max(256, *map(len, sequences))
     for batch in TokenBatch.pack(sequences, length=length, rows=16, pad_id=inputs.model.pad_id):
         batch = batch.to(inputs.model.device)
@@ -199,19 +219,47 @@ def _scores(inputs: EvaluationInputs, basis: Basis, directions: Tensor, sequence
         for key, labelled in truth.items():
             pairs = zip(labelled.sequence.tolist(), labelled.token.tolist(), strict=True)
             here = [(i, *place[pair]) for i, pair in enumerate(pairs) if pair in place]
-            if not here:
-                continue
-            index, b, t = torch.tensor(here).T
-            z, r = torch.zeros(len(index), basis.d_dict), torch.zeros(len(index), len(directions))
-            for site in basis.sites:
-                x = found.sites[site][b, t].float().cpu()
-                z += basis.encode(site, x).float()
-                r += torch.relu(basis.normaliser.apply(x, basis.index(site)) @ directions.T)
-            order[key].append(index)
-            rows[key].append(z)
-            control[key].append(r)
-    back = {key: torch.cat(parts).argsort() for key, parts in order.items()}
-    return tuple({key: torch.cat(parts)[back[key]] for key, parts in kind.items()} for kind in (rows, control))  # type: ignore
+            if here:
+                index, b, t = torch.tensor(here).T
+                yield key, index, {site: found.sites[site][b, t].float().cpu() for site in basis.sites}
+
+
+def _scores(inputs: EvaluationInputs, basis: Basis, directions: Tensor, sequences: Sequence[TokenSequence],
+            truth: _Truth) -> tuple[_Scores, _Scores]:
+    """Scores of the labelled tokens: of the latents, and of the random directions."""
+    many = (basis.d_dict, len(directions))
+    out: tuple[_Scores, _Scores] = tuple({key: torch.zeros(len(t), k) for key, t in truth.items()} for k in many)  # type: ignore
+    for key, index, values in _rows(inputs, basis, sequences, truth):
+        for site, x in values.items():
+            out[0][key][index] += basis.encode(site, x).float()
+            out[1][key][index] += torch.relu(basis.normaliser.apply(x, basis.index(site)) @ directions.T)
+    return out
+
+
+def _contrasts(inputs: EvaluationInputs, basis: Basis, sequences: Sequence[TokenSequence], truth: _Truth,
+               groups: Mapping[str, Sequence[str]]) -> _Contrasts:
+    """(group, kind) -> site -> [L, D] unit vectors: the mean of a label's tokens minus the mean of the others' means."""
+    total = {key: {site: torch.zeros(len(groups[key[0]]), inputs.model.info.d_model) for site in basis.sites} for key in truth}
+    for key, index, values in _rows(inputs, basis, sequences, truth):
+        for site, x in values.items():
+            total[key][site].index_add_(0, truth[key].label[index], basis.normaliser.apply(x, basis.index(site)))
+    out: _Contrasts = {}
+    for key, sites in total.items():
+        count = torch.bincount(truth[key].label, minlength=len(groups[key[0]])).clamp_min(1)[:, None]
+        means = {site: sums / count for site, sums in sites.items()}
+        out[key] = {site: normalize(m - (m.sum(0) - m) / (len(m) - 1), dim=1) for site, m in means.items()}
+    return out
+
+
+def _along(inputs: EvaluationInputs, basis: Basis, contrasts: _Contrasts, by: Sequence[str], sequences: Sequence[TokenSequence],
+           truth: _Truth) -> _Scores:
+    """Scores [n, L] of the labelled tokens along each label's contrast, that of one kind of token or the sum of both."""
+    out = {key: torch.zeros(len(t), len(next(iter(contrasts[key].values())))) for key, t in truth.items()}
+    for key, index, values in _rows(inputs, basis, sequences, truth):
+        for site, x in values.items():
+            ways = [contrasts[key[0], kind][site] for kind in by if (key[0], kind) in contrasts]
+            out[key][index] += basis.normaliser.apply(x, basis.index(site)) @ torch.stack(ways).sum(0).T
+    return out
 
 
 def _shuffled(found: Labelled, generator: torch.Generator) -> Labelled:

@@ -39,10 +39,10 @@ def _qwen(cls, text=None, vision=None, **changes):
     return cls(text_config={**TEXT, "rope_parameters": rotary, **(text or {})}, vision_config=tower, **changes)
 
 
-def _idefics(cls, **changes):
+def _idefics(cls, text=None, **changes):
     tower = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16,
              "patch_size": 4}
-    return cls(vision_config=tower, text_config=LlamaConfig(**TEXT).to_dict(), scale_factor=2, **changes)
+    return cls(vision_config=tower, text_config=LlamaConfig(**{**TEXT, **(text or {})}).to_dict(), scale_factor=2, **changes)
 
 
 def hf_config(family, **changes):
@@ -54,16 +54,17 @@ def hf_config(family, **changes):
             {"head_dim": 16} if family == "llava-qwen3" else {}))
         return LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-2,
                            tie_word_embeddings=changes.get("tie_word_embeddings", False))
+    tied = {"tie_word_embeddings": changes["tie_word_embeddings"]} if "tie_word_embeddings" in changes else {}
     if family == "qwen2-vl":
-        return _qwen(Qwen2VLConfig, changes, {"embed_dim": 24, "hidden_size": 32})
+        return _qwen(Qwen2VLConfig, changes, {"embed_dim": 24, "hidden_size": 32}, **tied)
     if family == "qwen2.5-vl":
         return _qwen(Qwen2_5_VLConfig, changes, {"hidden_size": 24, "intermediate_size": 32, "out_hidden_size": 32,
-                                                 "window_size": 32, "fullatt_block_indexes": [1]})
+                                                 "window_size": 32, "fullatt_block_indexes": [1]}, **tied)
     if family == "qwen3-vl":
         return _qwen(Qwen3VLConfig, {"head_dim": 8, **changes},
                      {"hidden_size": 24, "intermediate_size": 32, "out_hidden_size": 32, "deepstack_visual_indexes": [0, 2],
-                      "num_position_embeddings": 16})
-    return _idefics({"idefics3": Idefics3Config, "smolvlm": SmolVLMConfig}[family])
+                      "num_position_embeddings": 16}, **tied)
+    return _idefics({"idefics3": Idefics3Config, "smolvlm": SmolVLMConfig}[family], changes, **tied)
 
 
 def image_processor(family):

@@ -3,8 +3,11 @@ import torch
 from reprbasis_lvlm.auroc import auroc, resampled
 from reprbasis_lvlm.labels import patches, words
 
+import reprbasis as rb
+from reprbasis.interfaces.evaluator import EvaluationInputs
 from reprbasis.interfaces.tokens import TokenSequence
 from reprbasis.testing import EvaluatorContract
+from reprbasis.testing.toys import toy_basis
 
 
 class TestConcepts(EvaluatorContract):
@@ -52,3 +55,19 @@ def test_words_are_found_outside_templates_and_images():
     found = words([TokenSequence(ids, flags)], ["", "red", " blue", " dog"], ("blue", "red"))
     assert found.token.tolist() == [1, 4]
     assert found.label.tolist() == [0, 1]
+
+
+def test_means_tell_colours_apart_where_they_were_taken(tmp_path):
+    """On the trained model: directions between means of image tokens tell colours in images, those of words tell words."""
+    model = rb.create("model", "lvlm")
+    scenes = {"count": 300, "objects": 1}
+    acts = rb.harvest(model, rb.create("corpus", "scenes", **scenes), sites="embed", tokens=12000, held_out=0.4, folder=tmp_path)
+    colours = ("red", "green", "blue", "yellow", "pink", "white")
+    evaluator = rb.create("evaluator", "concepts", corpus={"use": "scenes", **scenes}, groups={"colour": colours}, resamples=100)
+    found = evaluator.evaluate(EvaluationInputs(model, toy_basis(model, "embed"), acts))
+    value = {(m.name, m.condition): m.value for m in found.measurements}
+    assert value["auroc_image", "means, by image"] > 0.97
+    assert value["auroc_word", "means, by word"] > 0.95
+    assert value["auroc_image", "shuffled"] < 0.7
+    for condition in ("means, by image", "means, by word"):
+        assert min(m.n for m in found.measurements if m.condition == condition) > 20
