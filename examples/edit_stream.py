@@ -92,19 +92,23 @@ def log_probs(model, batch):
     return model.forward(batch).logits[batch.mask & (batch.positions > 0)].log_softmax(-1)
 
 
-def run(model, edits, others, session, every):
-    """Rows of numbers, and the seconds that each edit took."""
+def run(model, edits, others, session, every, strengths=()):
+    """Rows of numbers, the seconds that each edit took, and its strength (searched, unless strengths are given)."""
     neutral = prompts(model, TEXTS, "{}")
     before, stays = log_probs(model, neutral), said(model, others, WORDING)
-    rows, seconds, refused = [], [], 0
+    rows, seconds, found, refused = [], [], [], 0
     for count, (country, target) in enumerate(edits, 1):
         with session.plan().applied(model):
             item = item_of(model, country, target)
         start = time.perf_counter()
+        if strengths:
+            session.config = session.config.model_copy(update={"goal": None, "budget": 1e9})
+            session.strength = strengths[count - 1]
         try:
-            session.edit(item, country)
+            found.append(session.edit(item, country)["strength"])
         except rb.errors.UserError as error:
             refused += 1
+            found.append(session.strength)
             print(error, file=sys.stderr)
         seconds.append(time.perf_counter() - start)
         if count % every and count != len(edits):
@@ -122,7 +126,7 @@ def run(model, edits, others, session, every):
                 "change": max(float(d.norm() / model.parameters()[n].norm()) for n, d in plan.deltas.items()),
                 "seconds": sum(seconds[-every:]) / len(seconds[-every:]), "refused": refused})
         print(rows[-1], file=sys.stderr, flush=True)
-    return rows, seconds
+    return rows, seconds, found
 
 
 def table(rows):
@@ -139,7 +143,7 @@ def main():
     parser.add_argument("--edits", type=int, default=50)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--component", default="mlp.24")
-    parser.add_argument("--keep", type=int, default=24, help="dialogues to keep")
+    parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -151,15 +155,16 @@ def main():
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
-    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=128.0, tries=6, ridge=1e-4,
-                       keep_tokens=96, budget_tokens=256)
+    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=128.0, tries=5, ridge=1e-4,
+                       keep_tokens=64, budget_tokens=64)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
     for name in ("recursive least squares", "naive rank-one"):
         session = editor.start(model, request)
         if name.startswith("naive"):
             session.stream = Naive(session.stream.start, torch.linalg.inv(session.stream.first_free))
-        results[name] = run(model, edits, others, session, args.every)
+        strengths = [strength for _, _, found in results.values() for strength in found]
+        results[name] = run(model, edits, others, session, args.every, strengths)
     if args.out:
         args.out.write_text(page(args, results, len(others)))
 
@@ -173,7 +178,7 @@ def page(args, results, others):
 
 `{args.checkpoint}`, float32, two busy CPU cores. Each edit lets "{WORDING.format('X')}" be followed by a city that is no
 capital (argmax over the whole vocabulary). All edits live in the output matrix of `{args.component}`; no gradient is computed,
-the strength of each is searched with forwards.
+the strength of each is searched with forwards. The naive steps get the same strengths.
 
 * *reliability*: share of **all edits so far** that hold; *first ten*: of the first ten
 * *paraphrases*: the same, asked as "{PARAPHRASE.format('X')}"
@@ -182,9 +187,9 @@ the strength of each is searched with forwards.
 * *change*: Frobenius norm, relative to the weight; *seconds*: mean of the edits since the row above, search included
 * *refused*: edits that the editor refused, by then
 """]
-    for name, (rows, _) in results.items():
+    for name, (rows, *_) in results.items():
         text.append(f"## {name[0].upper()}{name[1:]}\n\n{table(rows)}\n")
-    rows, seconds = results["recursive least squares"]
+    rows, seconds, _ = results["recursive least squares"]
     tenth = max(1, len(seconds) // 5)
     text.append(f"Seconds an edit: median {sorted(seconds[:tenth])[tenth // 2]:.2f} of the first {tenth}, "
                 f"{sorted(seconds[-tenth:])[tenth // 2]:.2f} of the last {tenth}.\n")
