@@ -35,18 +35,18 @@ from torch import Tensor
 import reprbasis
 from reprbasis.errors import SiteError
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
-from reprbasis.interfaces.model import ModelAdapter, Start
+from reprbasis.interfaces.model import ForwardResult, ModelAdapter, Start
 from reprbasis.kits.components import unembedded
 from reprbasis.kits.controls import untrained
 from reprbasis.kits.heldout import UNSEEN, HeldOut
 from reprbasis.kits.intervals import Estimate, mean, ratio
 from reprbasis.kits.subspaces import covariance, draws, keep, principal, spectrum
-from reprbasis.kits.tokenwise import Reference, predicts
+from reprbasis.kits.tokenwise import predicts
 from reprbasis.sites import Site
 
 from .config import UnembeddingConfig
 from .evaluator import Habits, Scores, score
-from .lenses import FINAL, last_site, training_rows
+from .lenses import FINAL, last_site, training_rows, way_out
 from .shadow import (
     VARIANTS,
     Null,
@@ -330,8 +330,13 @@ class _Run:
         wheres = [predicts(b) & b.flag(UNSEEN) & (b.positions > 0) for b in batches]
         if not sites or not any(bool(w.any()) for w in wheres):
             return
-        clean = [self.model.forward(b.to(self.model.device), capture=sites) for b in batches]
-        references = [Reference(r.logits, b, w.to(r.logits.device)) for r, b, w in zip(clean, batches, wheres, strict=True)]
+        last = last_site(self.model)
+        clean = [self.model.forward(b.to(self.model.device), capture=[*sites, last], logits="none") for b in batches]
+
+        def said(result: ForwardResult, where: Tensor) -> Tensor:
+            return way_out(self.model, result.sites[last][where.to(self.model.device)], last).float().log_softmax(-1)
+
+        references = [said(r, w) for r, w in zip(clean, wheres, strict=True)]
         group = torch.cat([b.sequences[w] for b, w in zip(batches, wheres, strict=True)])
         for site in sites:
             x, _ = self.usual(site)
@@ -340,12 +345,13 @@ class _Run:
 
             def lost(frame: Tensor, site: Site = site, middle: Tensor = middle, cap: float = cap) -> Tensor:
                 out = []
-                for result, batch, reference in zip(clean, batches, references, strict=True):
+                for result, batch, where, log_p in zip(clean, batches, wheres, references, strict=True):
                     x = result.sites[site]
                     usual = (batch.positions.to(x.device) > 0) & (x.norm(dim=-1) <= cap)
                     value = torch.where(usual[..., None], keep(x, frame.to(x), middle.to(x)), x)
-                    changed = self.model.forward(batch.to(x.device), start=Start(site, value))
-                    out.append(reference.compare(changed.logits)[1].cpu())
+                    changed = self.model.forward(batch.to(x.device), start=Start(site, value), capture=[last], stop_at=last,
+                                                 logits="none")
+                    out.append(torch.linalg.vecdot(log_p.exp(), log_p - said(changed, where)).clamp_min(0).cpu())
                 return torch.cat(out)
 
             nothing = lost(torch.zeros(self.d, 1))

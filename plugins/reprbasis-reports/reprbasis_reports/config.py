@@ -46,5 +46,8 @@ class MarkdownConfig(ComponentConfig):
     features: int = Field(20, ge=0)
     """Feature cards shown."""
 
+    title: str = ""
+    """First line of the page; empty: `Results of` and the name of the run."""
+
     comment: str = ""
     """What the numbers mean, in your words; put after the steps."""

@@ -46,7 +46,8 @@ def page(run: RunRecord, config: MarkdownConfig) -> str:
     command = f"reprbasis run {Path(source).name if Path(source).is_absolute() else source}" + "".join(changed)
     model = ", ".join(f"{k} {v}" for k, v in run.model.items() if k in ("checkpoint", "family", "dtype", "n_layers", "d_model"))
     seeds = " (one seed)" if not config.compare else ""
-    parts = [f"# Results of `{run.name}`", f"Command: `{command}`. Date: {run.started[:10]}. Seed: {run.seed}{seeds}.",
+    parts = [f"# {config.title or f'Results of `{run.name}`'}",
+             f"Command: `{command}`. Date: {run.started[:10]}. Seed: {run.seed}{seeds}.",
              f"Model: {model or 'none'}; weights {str(run.model.get('revision'))[:12]}.", "", *(f"- {n}" for n in notes)]
     parts += ["", "## Steps", "", *_table(("step", "component", "status", "seconds"), (
         (s.step.name, s.step.component, s.step.status, f"{s.step.made:.0f}") for s in steps))]
