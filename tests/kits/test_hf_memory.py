@@ -15,7 +15,7 @@ import reprbasis as rb
 from reprbasis.testing.models import tiny_checkpoint, tiny_config, tiny_tokenizer
 
 SCRIPT = """
-import json, sys, threading
+import json, resource, sys, threading
 import torch
 from pathlib import Path
 from safetensors.torch import load_file
@@ -23,8 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import reprbasis as rb
 from reprbasis.interfaces.tokens import Example
 
-def own():
-    return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("RssAnon")).split()[1]) * 1024
+def own(what="RssAnon"):
+    return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(what)).split()[1]) * 1024
 
 def watch():
     global peak
@@ -42,11 +42,13 @@ def work(folder, how):
                       sites="resid.*", tokens=200)
     return {"tokens": acts.origin["tokens"], "dtypes": sorted({str(p.dtype) for p in model.parameters().values()})}
 
-folder, small, how = sys.argv[1:]
+folder, small, how, limit = sys.argv[1:]
 torch.set_num_threads(1)
 weights = sum(p.stat().st_size for p in Path(folder).glob("*.safetensors"))
 work(small, how)  # imports, thread pools, buffers
 peak = before = own()
+if float(limit):  # of private memory that can be written to: a machine with so much left
+    resource.setrlimit(resource.RLIMIT_DATA, (own("VmData") + int(float(limit) * weights), -1))
 stop = threading.Event()
 thread = threading.Thread(target=watch, daemon=True)
 thread.start()
@@ -76,9 +78,12 @@ def run(sharded, tmp_path_factory):
     """Peak of a piece of work over what the same work takes for a tiny model, as a share of the weights; and what it found."""
     small = tiny_checkpoint(tmp_path_factory.mktemp("small"), tiny_config("llama"))
 
-    def in_fresh_process(how):
-        command = [sys.executable, "-c", SCRIPT, str(sharded), str(small), how]
+    def in_fresh_process(how, limit=0.0, fails=False):
+        command = [sys.executable, "-c", SCRIPT, str(sharded), str(small), how, str(limit)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if fails:
+            assert done.returncode
+            return done.stderr
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
     return in_fresh_process
@@ -92,6 +97,13 @@ def test_weights_are_never_held_twice(run):
     assert found["share"] < 1.2
     control = run("naive")["share"]
     assert control > 1.8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of private memory are Linux's")
+def test_a_model_larger_than_half_the_memory_is_harvested(run):
+    """With room for 1.9 times the weights the harvest is done; holding them twice is refused by the system."""
+    assert run("bfloat16", limit=1.9)["tokens"] == 200
+    assert "memory" in run("naive", limit=1.9, fails=True).lower()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
