@@ -27,7 +27,7 @@ SITES = "resid.2::4"
 TASKS = {"sva": {"use": "sva", "set": "nounpp"},
          "ioi": {"use": "ioi", "order": "baba", "templates": [0]},
          "induction": {"use": "induction", "words": 4, "repeated": 1}}
-COSTS = {"sva": [0.03, 0.07, 0.15, 0.35], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
+COSTS = {"sva": [0.03, 0.06, 0.1, 0.2], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
 PROMPTS = {"sva": (24, 24), "ioi": (16, 16), "induction": (16, 16)}  # to find circuits on, and to judge them on
 PATH = {"steps": 4, "rows": 96}
 SCORERS = ["attribution", {"use": "ig", **PATH}, {"use": "iterative-ig", **PATH, "rounds": 4, "nodes": 10, "path": "joint"},
@@ -39,7 +39,8 @@ MEASURES = {"faithfulness": "faithfulness of the circuit", "without_errors": "th
 
 def config_of(name, args):
     """Options of the frontier of a task."""
-    mask = {"use": "mask", "costs": COSTS[name], "steps": args.steps, "inner": args.inner, "rows": args.rows}
+    mask = {"use": "mask", "costs": COSTS[name], "steps": args.steps, "inner": args.inner, "rows": args.rows,
+            "lr": 3 / args.steps, "patience": args.steps}  # a third of the steps before a node can be dropped
     more = {"repeats": 1, "halves": True} if name == "sva" else {}  # the cheapest task
     return rb.create("step", "frontier", task=TASKS[name], sites=SITES, finders=[mask], scorers=SCORERS,
                      prompts=PROMPTS[name][0], held_out=PROMPTS[name][1], batch=8, seeds=args.seeds, random=2, **more).config
@@ -48,7 +49,8 @@ def config_of(name, args):
 def measured(name, args):
     """All numbers of a task; each seed is measured once and kept."""
     config = config_of(name, args)
-    folders = [args.parts / f"{name}-{args.basis.name}-{config.prompts}-{config.held_out}" / str(seed) for seed in range(args.seeds)]
+    place = args.parts / f"{name}-{args.basis.name}-{config.prompts}-{config.held_out}-{args.steps}-{args.inner}"
+    folders = [place / str(seed) for seed in range(args.seeds)]
     made, world = Frontier(config, rb.registry(), None, None, None, []), None
     for seed, folder in enumerate(folders):
         there = (folder / "curve.json").is_file()
@@ -264,8 +266,8 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="+", help="measure these seeds only (several processes can share the work)")
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--inner", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=180)
+    parser.add_argument("--inner", type=int, default=6)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--edges", type=int, default=60, help="largest circuit whose edges are measured")
     parser.add_argument("--parts", type=Path, default=Path("runs/circuits"))
@@ -298,10 +300,10 @@ A node is a latent or the reconstruction error of one site and token position. N
 the corrupted prompts. Error nodes are nodes like others; every method may choose them. Faithfulness is (F(C) - F(empty)) /
 (F(M) - F(empty)), F the mean logit difference on held-out prompts, M the **unchanged model**; "F(basis)" is the model with
 all latents on and every error ablated. Circuits are found on prompts of the split `train` and judged on the split `test`,
-which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}th. All
-methods are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites
-on one path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 % bootstrap over
-held-out prompts of the mean over seeds (prompts, not seeds, are drawn).
+which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}th, learning
+rate 3 / steps. All methods are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`:
+4 rounds, all sites on one path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 %
+bootstrap over held-out prompts of the mean over seeds (prompts, not seeds, are drawn).
 
 ![Frontiers]({plot})
 
