@@ -33,6 +33,7 @@ MEASURES: Final = {
     "r2": "share of the held-out variance that is explained; negative: worse than the mean",
     "r2-dimension": "the same for each dimension on its own, median: no few large dimensions decide it",
     "cosine": "cosine to the truth, both centred with the training mean",
+    "cosine-context": "the same with the mean of the row's token in training taken off: what is known beyond the token",
     "retrieval@1": "the right row is the nearest of all held-out rows (CSLS)",
     "retrieval@5": "it is among the nearest five",
 }
@@ -43,8 +44,8 @@ LARGEST: Final = 4096
 
 
 def judge(aligner: Aligner[Any], train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], group: Tensor, *,
-          tokens: Tensor | None = None, anchors: tuple[Tensor, Tensor] | None = None, seed: int = 0,
-          resamples: int = 1000) -> tuple[Alignment, list[Measurement]]:
+          tokens: Tensor | None = None, test_tokens: Tensor | None = None, anchors: tuple[Tensor, Tensor] | None = None,
+          seed: int = 0, resamples: int = 1000) -> tuple[Alignment, list[Measurement]]:
     """Fit to the training pairs and measure on the others.
 
     Args:
@@ -52,6 +53,8 @@ def judge(aligner: Aligner[Any], train: tuple[Tensor, Tensor], test: tuple[Tenso
         train: [N, A], [N, B]; test: [M, A], [M, B]: rows of other texts.
         group: [M] text of each held-out row; intervals resample whole texts.
         tokens: [N] token ids of the training rows, for the control `same-frequency`; None leaves it out.
+        test_tokens: [M] those of the held-out rows; with `tokens`, for `cosine-context`. The stream of a model that was never
+            trained maps to that of a trained one as far as both tell which token they are at.
         anchors: fit to these paired rows instead (of both unembeddings, see `reprbasis.kits.anchors`); the means are still those
             of the training pairs, which unembedding rows do not know.
         seed: of the controls.
@@ -90,10 +93,31 @@ def judge(aligner: Aligner[Any], train: tuple[Tensor, Tensor], test: tuple[Tenso
     for condition, one in maps.items():
         for name, estimate in held_out(one, *test, group, mean_b, resamples=resamples).items():
             out.append(Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition))
+        if tokens is not None and test_tokens is not None:
+            rows, cosine = within_token(one, train, tokens, test, test_tokens)
+            if len(rows) >= 20:
+                found_in = mean(cosine, group[rows], resamples=resamples)
+                out.append(Measurement("cosine-context", found_in.value, found_in.n, found_in.low, found_in.high, condition))
     if anchors is None and len(a) >= ENOUGH * wide:
         out += train_scores(found, a, b)
     details = {**found.details, "held_out": {m.name: m.value for m in out if m.condition == "map"}}
     return replace(found, details=details), out
+
+
+def within_token(alignment: Alignment, train: tuple[Tensor, Tensor], tokens: Tensor, test: tuple[Tensor, Tensor],
+                 test_tokens: Tensor, *, least: int = 5) -> tuple[Tensor, Tensor]:
+    """Which held-out rows [m] have a token that occurs `least` times in training, and their cosines [m] beyond that token.
+
+    The mean of the token over the training rows is taken off the prediction and off the truth.
+    """
+    known, place, counts = torch.unique(tokens, return_inverse=True, return_counts=True)
+    at = torch.searchsorted(known, test_tokens).clamp_max(len(known) - 1)
+    rows = torch.nonzero((known[at] == test_tokens) & (counts[at] >= least)).flatten()
+    both = []
+    for fitted, held in ((alignment.forward(train[0]), alignment.forward(test[0][rows])), (train[1], test[1][rows])):
+        sums = fitted.new_zeros(len(known), fitted.shape[1]).index_add_(0, place, fitted)
+        both.append(normalize(held - (sums / counts[:, None])[at[rows]], dim=-1))
+    return rows, (both[0] * both[1]).sum(-1)
 
 
 def train_scores(alignment: Alignment, a: Tensor, b: Tensor) -> list[Measurement]:
@@ -282,7 +306,8 @@ def judge_sites(aligners: Mapping[str, Aligner[Any]], rows: PairedRows, sites: S
                            resamples=resamples)
         for name, aligner in aligners.items():
             alignment, found = judge(aligner, (a[~held], b[~held]), (a[held], b[held]), rows.group[held],
-                                     tokens=rows.tokens[~held], anchors=anchors, seed=seed, resamples=resamples)
+                                     tokens=rows.tokens[~held], test_tokens=rows.tokens[held], anchors=anchors, seed=seed,
+                                     resamples=resamples)
             out.append(Judged(one, two, name, alignment, [*found, *free]))
     return out
 

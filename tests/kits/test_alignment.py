@@ -74,3 +74,18 @@ def test_too_few_held_out_rows_are_refused():
     a = gaussians(200, 8, 0)
     with pytest.raises(DataError, match="19 held-out pairs"):
         judge(rb.create("aligner", "affine"), (a, a), (a[:19], a[:19]), torch.arange(19))
+
+
+def test_beyond_the_token():
+    """A copy keeps what the context adds; a space that shares the tokens alone has a high cosine and none within tokens."""
+    tokens = torch.randint(20, (4000,), generator=torch.Generator().manual_seed(0))
+    vocabulary, group = 2 * gaussians(20, 24, 1), torch.arange(4000) // 50
+    a = vocabulary[tokens] + gaussians(4000, 24, 2)
+    turn, held = torch.linalg.qr(gaussians(24, 24, 3)).Q, group % 5 == 4
+    for b, low, high in ((a @ turn + 0.1 * gaussians(4000, 24, 4), 0.95, 1.0),
+                         (vocabulary[tokens] @ turn + gaussians(4000, 24, 5), -0.1, 0.1)):
+        _, found = judge(rb.create("aligner", "procrustes"), (a[~held], b[~held]), (a[held], b[held]), group[held],
+                         tokens=tokens[~held], test_tokens=tokens[held])
+        assert get(found, "cosine", "map").value > 0.6
+        assert low < get(found, "cosine-context", "map").value <= high
+        assert get(found, "cosine-context", "random").value < 0.1

@@ -70,7 +70,7 @@ class AlignStep(Step[AlignConfig]):
         held = rows.test
         alignment, measured = judge(context.registry.build(c.aligner), (rows.a[a][~held], rows.b[b][~held]),
                                     (rows.a[a][held], rows.b[b][held]), rows.group[held], tokens=rows.tokens[~held],
-                                    anchors=anchors and tuple(anchors), seed=context.seed)
+                                    test_tokens=rows.tokens[held], anchors=anchors and tuple(anchors), seed=context.seed)
         details = {"site_a": str(a), "site_b": str(b), "model_b": c.to.dump(), "aligner": c.aligner.dump(), "anchors": c.anchors,
                    "pairs": len(rows.group), "coverage": list(rows.coverage), "verdict": verdict(measured), **shared,
                    "controls": {m.condition: m.value for m in measured if m.name == "cosine"}}
