@@ -79,8 +79,8 @@ PAIRS = {
                      "Text of the same families; architecture, width (192 and 128), tokenizer and training differ."),
     "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.0:3", 6000,
                       "The negative control: the second model was never trained."),
-    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::12/resid.0:3", 6000,
-                      "Nothing in common but the text they are given here; widths 576 and 192."),
+    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::12/resid.0:3", 3000,
+                      "Nothing in common but the text they are given here; widths 576 and 192.", ("procrustes-scaled", "ridge")),
 }
 
 
@@ -286,13 +286,14 @@ def maps(rows, match, judged, from_words, shared):
         get = {(m.name, m.condition): m for m in j.measurements}
         rivals = [get["cosine", c] for c in ("permuted", "same-frequency", "random") if ("cosine", c) in get]
         worst = max(rivals, key=lambda m: m.value)
-        same = get.get(("cosine", "identity"))
+        same, beyond = get.get(("cosine", "identity")), get.get(("cosine-context", "map"))
         table.append((f"{j.a} to {j.b}", j.aligner, told(get["r2", "map"]), told(get["cosine", "map"]),
+                      "-" if beyond is None else told(beyond),
                       f"{worst.value:.2f} ({worst.condition})", "-" if same is None else f"{same.value:.2f}",
                       f"{get['retrieval@1', 'map'].value:.2f}", f"{get['cka', 'map'].value:.2f}",
                       f"{get['mutual-knn@10', 'map'].value:.2f}", f"{get['relative@1', 'map'].value:.2f}",
                       "yes" if j.verdict.startswith("aligned") else "no"))
-    head = ("layers", "map", "R2", "cosine", "best control", "no map", "retrieval@1", "CKA", "mutual kNN", "relative@1",
+    head = ("layers", "map", "R2", "cosine", "beyond the token", "best control", "no map", "retrieval@1", "CKA", "mutual kNN", "relative@1",
             "aligned")
     return [*lines, *grid(head, table)]
 
@@ -430,7 +431,8 @@ Command: `python examples/alignment.py runs/quickstart/{basis} --out docs/result
 
 For each pair both models read the same texts, and rows are paired where their tokens end at the same character. For each layer of
 the first model the layer of the second is chosen on validation texts; maps are then fitted to all texts but those of the test,
-where every number here is measured. `best control` is the best of a map fitted to broken pairs, to pairs broken within
+where every number here is measured. `beyond the token` is the cosine after the mean of the row's token is taken off, on both
+sides: what the map knows of the context. `best control` is the best of a map fitted to broken pairs, to pairs broken within
 frequencies of tokens, and a random rotation; `no map` takes rows as they are. CKA (unbiased), mutual kNN and relative@1 need no
 map.
 Intervals: 95 % bootstrap over texts (maps), prompts (steering; the six directions for `random`),
