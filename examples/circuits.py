@@ -29,6 +29,7 @@ TASKS = {"sva": {"use": "sva", "set": "nounpp"},
          "induction": {"use": "induction", "words": 4, "repeated": 1}}
 COSTS = {"sva": [0.03, 0.06, 0.1, 0.2], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
 PROMPTS = {"sva": (24, 24), "ioi": (16, 16), "induction": (16, 16)}  # to find circuits on, and to judge them on
+INNER = {"sva": 6, "ioi": 10, "induction": 10}  # steps of the mask for each run of the model
 PATH = {"steps": 4, "rows": 96}
 SCORERS = ["attribution", {"use": "ig", **PATH}, {"use": "iterative-ig", **PATH, "rounds": 4, "nodes": 10, "path": "joint"},
            "magnitude"]
@@ -39,7 +40,7 @@ MEASURES = {"faithfulness": "faithfulness of the circuit", "without_errors": "th
 
 def config_of(name, args):
     """Options of the frontier of a task."""
-    mask = {"use": "mask", "costs": COSTS[name], "steps": args.steps, "inner": args.inner, "rows": args.rows,
+    mask = {"use": "mask", "costs": COSTS[name], "steps": args.steps, "inner": INNER[name], "rows": args.rows,
             "lr": 3 / args.steps, "patience": args.steps}  # a third of the steps before a node can be dropped
     more = {"repeats": 1, "halves": True} if name == "sva" else {}  # the cheapest task
     return rb.create("step", "frontier", task=TASKS[name], sites=SITES, finders=[mask], scorers=SCORERS,
@@ -49,7 +50,7 @@ def config_of(name, args):
 def measured(name, args):
     """All numbers of a task; each seed is measured once and kept."""
     config = config_of(name, args)
-    place = args.parts / f"{name}-{args.basis.name}-{config.prompts}-{config.held_out}-{args.steps}-{args.inner}"
+    place = args.parts / f"{name}-{args.basis.name}-{config.prompts}-{config.held_out}-{args.steps}-{INNER[name]}"
     folders = [place / str(seed) for seed in range(args.seeds)]
     made, world = Frontier(config, rb.registry(), None, None, None, []), None
     for seed, folder in enumerate(folders):
@@ -62,9 +63,9 @@ def measured(name, args):
                            tell=lambda line, seed=seed: print(f"{name}, seed {seed}: {line}", flush=True))
             train = rb.batches(world.model, world.task, n=config.prompts, batch=config.batch, seed=seed)
             curve = run.add(train, seed)
-            if not seed:
-                rb.save(closer(curve, world, train, args), folder / "closer")
             curve.save(folder)
+            if not seed and (more := closer(curve, world, train, args)):
+                rb.save(more, folder / "closer")
         made.curves.append(Curve.load(folder))
     more = rb.load(folders[0] / "closer") if (folders[0] / "closer").is_dir() else Findings()
     return made.findings() + more if made.curves else None
@@ -80,15 +81,15 @@ class World:
 
 
 def closer(curve, world, train, args):
-    """One circuit of the first seed, the smallest with a faithfulness of 0.7: its edges, random subsets, and nodes that idle."""
+    """One circuit, the smallest with a faithfulness of 0.7: its edges, random subsets, and nodes that idle; None if it is large."""
     good = [key for key, j in curve.points["mask"].items() if curve.scale.share(j.found.value).value >= 0.7]
-    key = min(good or curve.family, key=lambda k: (1 if good else -1) * curve.family[k].size())
-    circuit = curve.family[key]
+    circuit = min((curve.family[key] for key in good), key=lambda c: c.size(), default=None)
+    if circuit is None or circuit.size() > args.most:
+        return None
     judge = Judge(world.model, world.basis, circuit.setup, world.test, world.metric, fill=fill_of(circuit))
     label = f"{circuit.size()} nodes"
-    rows = [*judge.subsets(circuit, label, draws=6), *judge.minimality(circuit, label)[0]]
-    edges = edge_faithfulness(judge, circuit, train[:1], [10, 30, 100], label)[0] if circuit.size() <= args.edges else []
-    return Findings([*rows, *edges])
+    edges = edge_faithfulness(judge, circuit, train[:1], [10, 30, 100], label)[0]
+    return Findings([*judge.subsets(circuit, label, draws=6), *judge.minimality(circuit, label)[0], *edges])
 
 
 def told(m, digits=2):
@@ -267,9 +268,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="+", help="measure these seeds only (several processes can share the work)")
     parser.add_argument("--steps", type=int, default=180)
-    parser.add_argument("--inner", type=int, default=6)
     parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--edges", type=int, default=60, help="largest circuit whose edges are measured")
+    parser.add_argument("--most", type=int, default=40, help="largest circuit that is looked at more closely")
     parser.add_argument("--parts", type=Path, default=Path("runs/circuits"))
     parser.add_argument("--show", action="store_true", help="write the page from what is there, measure nothing")
     parser.add_argument("--out", type=Path)
@@ -285,7 +285,7 @@ def main():
     body = "\n".join(line for name, found in parts.items() for line in Page(name, found).lines())
     basis = re.sub(r"-[0-9a-f]{6,}$", "-*", args.basis.name)
     text = HEAD.format(basis=basis, date=date.today(), model=args.checkpoint, sites=SITES, plot=drawing.name, comment=comment,
-                       steps=args.steps, inner=args.inner) + body
+                       steps=args.steps, inner=", ".join(f"{v}th ({k})" for k, v in INNER.items())) + body
     args.out.write_text(text.rstrip() + "\n", "utf-8")
     print(args.out)
 
@@ -300,7 +300,7 @@ A node is a latent or the reconstruction error of one site and token position. N
 the corrupted prompts. Error nodes are nodes like others; every method may choose them. Faithfulness is (F(C) - F(empty)) /
 (F(M) - F(empty)), F the mean logit difference on held-out prompts, M the **unchanged model**; "F(basis)" is the model with
 all latents on and every error ablated. Circuits are found on prompts of the split `train` and judged on the split `test`,
-which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}th, learning
+which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}, learning
 rate 3 / steps. All methods are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`:
 4 rounds, all sites on one path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 %
 bootstrap over held-out prompts of the mean over seeds (prompts, not seeds, are drawn).
