@@ -81,7 +81,7 @@ class World:
 
 
 def closer(curve, world, train, args):
-    """One circuit, the smallest with a faithfulness of 0.7: its edges, random subsets, and nodes that idle; None if it is large."""
+    """The smallest circuit with a faithfulness of 0.7: its edges, random subsets, idle nodes; None if it is large."""
     good = [key for key, j in curve.points["mask"].items() if curve.scale.share(j.found.value).value >= 0.7]
     circuit = min((curve.family[key] for key in good), key=lambda c: c.size(), default=None)
     if circuit is None or circuit.size() > args.most:
