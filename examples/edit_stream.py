@@ -18,8 +18,10 @@ from reprbasis_editors.online import Stream
 import reprbasis as rb
 from reprbasis.interfaces.editor import EditRequest
 from reprbasis.interfaces.metric import Targets
+from reprbasis.interfaces.model import Start
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import Example, TokenBatch
+from reprbasis.kits.components import stream_before
 from reprbasis.runtime.batches import last_logits
 
 COUNTRIES = (
@@ -69,33 +71,42 @@ class Naive(Stream):
         return torch.linalg.solve(keys.double() @ used, used.T)
 
 
-def prompts(model, countries, wording):
-    """One prompt for each country."""
-    return TokenBatch.pad(model.tokenize([Example(text=wording.format(c)) for c in countries]), pad_id=model.pad_id)
+class Probe:
+    """Prompts, and the stream before the first layer that edits change: what lies before is run once."""
+
+    def __init__(self, model, texts, layer):
+        self.batch, site = tokens(model, texts), stream_before(layer)
+        self.start = Start(site, model.forward(self.batch, capture=[site], stop_at=site, logits="none")[site])
+
+    def said(self, model):
+        """[N] the token that the model gives."""
+        return model.forward(self.batch, start=self.start, logits="last").logits[:, 0].argmax(-1)
+
+    def log_probs(self, model):
+        """[tokens, V] after every token but the first."""
+        logits = model.forward(self.batch, start=self.start).logits
+        return logits[self.batch.mask & (self.batch.positions > 0)].log_softmax(-1)
+
+
+def tokens(model, texts):
+    """A batch."""
+    return TokenBatch.pad(model.tokenize([Example(text=t) for t in texts]), pad_id=model.pad_id)
 
 
 def item_of(model, country, target):
     """The prompt; the answers are the likeliest tokens as it is, the wrong answer the new city."""
-    batch = prompts(model, [country], WORDING)
+    batch = tokens(model, [WORDING.format(country)])
     now = last_logits(model, batch)
     now[0, target] = -torch.inf
     return ContrastBatch(batch, None, Targets(now.topk(RIVALS).indices, torch.tensor([[target]])))
 
 
-def said(model, countries, wording):
-    """[N] the token that the model gives."""
-    return last_logits(model, prompts(model, countries, wording)).argmax(-1) if countries else torch.zeros(0)
-
-
-def log_probs(model, batch):
-    """[tokens, V] after every token but the first."""
-    return model.forward(batch).logits[batch.mask & (batch.positions > 0)].log_softmax(-1)
-
-
 def run(model, edits, others, session, every, strengths=()):
     """Rows of numbers, the seconds that each edit took, and its strength (searched, unless strengths are given)."""
-    neutral = prompts(model, TEXTS, "{}")
-    before, stays = log_probs(model, neutral), said(model, others, WORDING)
+    neutral, asked, again, rest = (Probe(model, texts, session.part.layer) for texts in (
+        TEXTS, [WORDING.format(c) for c, _ in edits], [PARAPHRASE.format(c) for c, _ in edits],
+        [WORDING.format(c) for c in others]))
+    before, stays, targets = neutral.log_probs(model), rest.said(model), torch.tensor([t for _, t in edits])
     rows, seconds, found, refused = [], [], [], 0
     for count, (country, target) in enumerate(edits, 1):
         with session.plan().applied(model):
@@ -113,16 +124,16 @@ def run(model, edits, others, session, every, strengths=()):
         seconds.append(time.perf_counter() - start)
         if count % every and count != len(edits):
             continue
-        names, targets = [c for c, _ in edits[:count]], torch.tensor([t for _, t in edits[:count]])
         plan = session.plan()
         with plan.applied(model):
+            held, other = ((probe.said(model) == targets)[:count].double() for probe in (asked, again))
             rows.append({
                 "edits": count,
-                "reliability": float((said(model, names, WORDING) == targets).double().mean()),
-                "first ten": float((said(model, names[:10], WORDING) == targets[:10]).double().mean()),
-                "paraphrases": float((said(model, names, PARAPHRASE) == targets).double().mean()),
-                "others kept": float((said(model, others, WORDING) == stays).double().mean()),
-                "neutral KL": float((before.exp() * (before - log_probs(model, neutral))).sum(-1).mean()),
+                "reliability": float(held.mean()),
+                "first ten": float(held[:10].mean()),
+                "paraphrases": float(other.mean()),
+                "others kept": float((rest.said(model) == stays).double().mean()),
+                "neutral KL": float((before.exp() * (before - neutral.log_probs(model))).sum(-1).mean()),
                 "change": max(float(d.norm() / model.parameters()[n].norm()) for n, d in plan.deltas.items()),
                 "seconds": sum(seconds[-every:]) / len(seconds[-every:]), "refused": refused})
         print(rows[-1], file=sys.stderr, flush=True)

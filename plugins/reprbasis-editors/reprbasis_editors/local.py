@@ -57,7 +57,7 @@ class LocalEditor(ScaledEditor[L]):
                 plans.append(part.plan(model, self.solve(-size * target, here, moment)))
             return together(*plans)
 
-        return Direction(fit, {"components": chosen})
+        return Direction(fit, {"components": chosen}, min(part.layer for part in parts))
 
     def _chosen(self, model: ModelAdapter, request: EditRequest) -> dict[str, dict[str, float]]:
         """Component -> why: named by the user, or P, gain and what zeroing it takes from the logit difference."""

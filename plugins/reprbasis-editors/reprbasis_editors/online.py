@@ -123,7 +123,7 @@ class Session:
     def __init__(self, model: ModelAdapter, part: Part, stream: Stream, texts: Sequence[TokenBatch],
                  config: OnlineConfig) -> None:
         self.model, self.part, self.stream, self.config = model, part, stream, config
-        self.neutral = Judge(model, (), list(some(texts, config.budget_tokens)))
+        self.neutral = Judge(model, (), list(some(texts, config.budget_tokens)), part.layer)
         self.strength = config.strength
 
     @torch.no_grad()
@@ -138,7 +138,7 @@ class Session:
         self.stream.check(name, keys)
         target, gain = targets_of(self.model, item), self.stream.step(keys)
         room = min(self.stream.room(key) for key in keys)
-        judge, so_far = Judge(self.model, [item], ()), self.stream.change()
+        judge, so_far = Judge(self.model, [item], (), self.part.layer), self.stream.change()
 
         def plan_of(strength: float) -> EditPlan:
             return self.part.plan(self.model, so_far - strength * target.T @ gain)

@@ -87,7 +87,7 @@ class Routing(ScaledEditor[RoutingConfig]):
                 plans.append(EditPlan(dict([delta_of(model, view, torch.linalg.solve(system, read @ wanted.T).T)])))
             return together(*plans)
 
-        return Direction(fit, {"components": {f"head.{n}.{h}": why for (n, h), why in chosen.items()}})
+        return Direction(fit, {"components": {f"head.{n}.{h}": why for (n, h), why in chosen.items()}}, min(n for n, _ in chosen))
 
     def _chosen(self, model: ModelAdapter, request: EditRequest) -> dict[tuple[int, int], dict[str, float]]:
         info = model.info

@@ -33,10 +33,12 @@ class Direction:
         fit: from which batches (indices) -> the plan at strength 1. Called again for every fold, so what does not depend on the
             choice is computed before.
         details: why these components, and whatever else is to be said; JSON values.
+        layer: the first layer that it changes; trials begin there.
     """
 
     fit: Callable[[Sequence[int]], EditPlan]
     details: Mapping[str, Any]
+    layer: int = 0
 
 
 class ScaledEditor(Editor[S]):
@@ -60,14 +62,14 @@ class ScaledEditor(Editor[S]):
         if not request.change:
             raise DataError("there is nothing to change", do="give a request with at least one batch of prompts")
         texts = kept(model, request, self.config.keep_tokens)
-        judge = Judge(model, request.change, texts)
+        found = self.direction(model, basis, request, texts)
+        judge = Judge(model, request.change, texts, found.layer)
         start = judge.margin()
         if self.config.goal is not None and start <= self.config.goal:
             raise DataError(f"the mean logit difference of the prompts to change is {start:.3g}, the goal {self.config.goal:g}",
                             do="give prompts that the model answers as it should not, or a lower goal")
-        found = self.direction(model, basis, request, texts)
         whole = found.fit(range(len(request.change)))
-        parts = [(found.fit(seen), Judge(model, [request.change[i] for i in left], ()))
+        parts = [(found.fit(seen), Judge(model, [request.change[i] for i in left], (), found.layer))
                  for seen, left in folds(request.change, self.config.folds)] or [(whole, judge)]
 
         def margin_of(strength: float) -> float:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from reprbasis.errors import DataError
 from reprbasis.interfaces.metric import Targets
-from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.interfaces.model import ModelAdapter, Start
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
-from reprbasis.runtime.batches import best_of, last_logits
+from reprbasis.kits.components import stream_before
+from reprbasis.runtime.batches import best_of
 
 from .config import SearchConfig
 
@@ -85,27 +86,49 @@ def _stacked(given: Sequence[Tensor | None]) -> Tensor | None:
 
 
 class Judge:
-    """Measures a plan by forward passes. Keeps the unchanged model's log-probabilities on the texts to keep."""
+    """Measures a plan by forward passes. Keeps the unchanged model's log-probabilities on the texts to keep.
 
-    def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch]) -> None:
+    Args:
+        model: the model.
+        change: the prompts to change.
+        texts: to keep.
+        layer: the first layer that a plan changes; forwards begin there, at streams that are kept.
+    """
+
+    def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch], layer: int = 0) -> None:
         self.model, self.change, self.texts = model, merged(change), texts
-        self.before = [self._log_probs(batch) for batch in texts]
+        self.starts = [[self._start(batch, layer) for batch in batches] for batches in ([i.clean for i in self.change], texts)]
+        self.before = self._log_probs()
         self.prompts = sum(len(item.clean.ids) for item in change)
 
-    def _log_probs(self, batch: TokenBatch) -> torch.Tensor:
-        logits = self.model.forward(batch).logits
-        assert logits is not None
-        return logits[batch.mask].float().log_softmax(-1)
+    def _start(self, batch: TokenBatch, layer: int) -> Start | None:
+        if not layer or batch.extra:  # images may join the stream later
+            return None
+        site = stream_before(layer)
+        return Start(site, self.model.forward(batch, capture=[site], stop_at=site, logits="none")[site])
+
+    def _log_probs(self) -> list[Tensor]:
+        out = []
+        for batch, start in zip(self.texts, self.starts[1], strict=True):
+            logits = self.model.forward(batch, start=start).logits
+            assert logits is not None
+            out.append(logits[batch.mask].float().log_softmax(-1))
+        return out
 
     def margin(self) -> float:
         """Mean over prompts of the best answer's logit minus the best wrong answer's (without any: its log-probability)."""
-        return float(torch.cat([margins(last_logits(self.model, item.clean), item.targets) for item in self.change]).mean())
+        found = []
+        for item, start in zip(self.change, self.starts[0], strict=True):
+            logits = self.model.forward(item.clean, start=start, logits="last").logits
+            assert logits is not None
+            found.append(margins(logits[:, 0].float(), item.targets))
+        return float(torch.cat(found).mean())
 
     def kl(self) -> float:
         """Mean over tokens of KL(before || now); 0 without texts."""
         if not self.texts:
             return 0.0
-        now = [self._log_probs(batch) for batch in self.texts]
+        now = self._log_probs()
         return float(torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(self.before, now, strict=True)]).mean())
 
 
