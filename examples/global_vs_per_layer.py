@@ -155,7 +155,7 @@ def main():
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=1000, help="held-out tokens that are measured")
+    parser.add_argument("--tokens", type=int, default=700, help="held-out tokens that are measured")
     parser.add_argument("--keep", type=Path, default=Path("runs/global_vs_per_layer"), help="where trained dictionaries are kept")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -264,6 +264,25 @@ Measured on {tokens} tokens of {groups} further dialogues that nothing was train
 so far begins no training sequence, position 0 left out of the variance. Intervals: 95 % bootstrap over dialogues of the mean
 over seeds.
 Cross-entropy of the unchanged model: {original:.3f} nats.
+
+## What the numbers say
+
+Written by hand after the run below; other runs will differ.
+
+- A global dictionary works. At equal parameters and equal compute (1152 latents for all six layers, against 192 for each) it
+  has less error in the middle (resid.9 to resid.19, by 2 to 5 %) and more at the ends (resid.4, resid.24 and resid.29, by 2
+  to 5 %). Cross-entropy is kept as well or better at every single site, and equally well with all six replaced at once.
+- At equal width and equal compute (1152 latents for each layer, which sees a sixth of the rows) the global dictionary has 6
+  to 12 % less error at five of six sites and about the same at resid.4: with little training, layers gain from each other's
+  rows.
+- Six times the parameters and the compute buy dictionaries of one layer 12 to 21 % less error. That is what a user with the
+  means gives up for sharing; it is the price of six times fewer latents as much as of sharing.
+- Latents are really shared: one that is active is active again for the same token five layers on in 46 % of the cases (for
+  another token 3 %), and a latent effectively lives at 4.1 of six sites. Dictionaries of one layer each find related
+  directions by themselves: their decoder rows are nearer to those of the next site (cosine 0.31) than chance, if not as near
+  as to another seed's at the same site (0.44).
+- Small: one small model, 24,000 tokens, one learner, short training, a few dialogues to measure on, and one learning rate
+  that was not tuned for each condition. Dictionaries of 192 latents have 8 % of them active.
 
 """
 
