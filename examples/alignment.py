@@ -73,11 +73,11 @@ PAIRS = {
     "lora": Pair("SmolLM2 before and after a LoRA fine-tune", SMOL, "smol-lora", "chat", "resid.4::12", 5000,
                  "A delta of rank 8 on all output matrices, queries and values, trained on templated text.",
                  ("procrustes-scaled", "ridge"), 8),
-    "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.0:3", 6000,
+    "seeds": Pair("Two tiny Llamas, two seeds", "tiny-0", "tiny-1", "tiny", "resid.0:3", 4000,
                   "The same text, tokenizer and recipe; initialisation and order of documents differ."),
-    "families": Pair("tiny-qwen3 and a tiny Llama", "tiny-qwen3", "tiny-0", "tiny", "resid.0:3", 6000,
+    "families": Pair("tiny-qwen3 and a tiny Llama", "tiny-qwen3", "tiny-0", "tiny", "resid.0:3", 4000,
                      "Text of the same families; architecture, width (192 and 128), tokenizer and training differ."),
-    "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.0:3", 6000,
+    "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.0:3", 4000,
                       "The negative control: the second model was never trained."),
     "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::12/resid.0:3", 3000,
                       "Nothing in common but the text they are given here; widths 576 and 192.", ("procrustes-scaled", "ridge")),
@@ -293,8 +293,8 @@ def maps(rows, match, judged, from_words, shared):
                       f"{get['retrieval@1', 'map'].value:.2f}", f"{get['cka', 'map'].value:.2f}",
                       f"{get['mutual-knn@10', 'map'].value:.2f}", f"{get['relative@1', 'map'].value:.2f}",
                       "yes" if j.verdict.startswith("aligned") else "no"))
-    head = ("layers", "map", "R2", "cosine", "beyond the token", "best control", "no map", "retrieval@1", "CKA", "mutual kNN", "relative@1",
-            "aligned")
+    head = ("layers", "map", "R2", "cosine", "beyond the token", "best control", "no map", "retrieval@1", "CKA", "mutual kNN",
+            "relative@1", "aligned")
     return [*lines, *grid(head, table)]
 
 
@@ -357,8 +357,8 @@ def moved(a, b, rows, site, there, chosen, neutral, basis, pair):
 @cache
 def learned(model, site, pair):
     """A dictionary of one site of a tiny model, from templated text."""
-    acts = rb.harvest(model, list(islice(texts(pair.text), 700)), sites=str(site), tokens=40_000, held_out=0)
-    return rb.fit(rb.create("learner", "topk", width=512, k=16), acts, rows=200_000, batch=2048, buffer=2 ** 16, lr=1e-3,
+    acts = rb.harvest(model, list(islice(texts(pair.text), 400)), sites=str(site), tokens=20_000, held_out=0)
+    return rb.fit(rb.create("learner", "topk", width=512, k=16), acts, rows=120_000, batch=2048, buffer=2 ** 15, lr=1e-3,
                   capabilities=frozenset({"affine-decoder"}))
 
 
@@ -419,7 +419,8 @@ def main():
         if given.again or not kept.is_file():
             kept.write_text("\n".join(compare(PAIRS[key], made, basis, given.work)), "utf-8")
         parts.append(kept.read_text("utf-8"))
-        text = HEAD.format(basis=given.basis.name if given.basis else "BASIS") + "\n".join(parts)
+        only = "".join(f" --only {k}" for k in given.only or ())
+        text = HEAD.format(basis=given.basis.name if given.basis else "BASIS", only=only) + "\n".join(parts)
         if given.out:
             given.out.write_text(text.rstrip() + "\n", "utf-8")
     print(text)
@@ -427,7 +428,7 @@ def main():
 
 HEAD = """# What moves from one model to another
 
-Command: `python examples/alignment.py runs/quickstart/{basis} --out docs/results/alignment.md` (one seed).
+Command: `python examples/alignment.py runs/quickstart/{basis}{only} --out docs/results/alignment.md` (one seed).
 
 For each pair both models read the same texts, and rows are paired where their tokens end at the same character. For each layer of
 the first model the layer of the second is chosen on validation texts; maps are then fitted to all texts but those of the test,
