@@ -79,7 +79,7 @@ PAIRS = {
                      "Text of the same families; architecture, width (192 and 128), tokenizer and training differ."),
     "untrained": Pair("A tiny Llama and an untrained one", "tiny-0", "tiny-untrained", "tiny", "resid.0:3", 4000,
                       "The negative control: the second model was never trained."),
-    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::12/resid.0:3", 3000,
+    "strangers": Pair("SmolLM2 and tiny-qwen3", SMOL, "tiny-qwen3", "tiny", "resid.4::12/resid.0:3", 1500,
                       "Nothing in common but the text they are given here; widths 576 and 192.", ("procrustes-scaled", "ridge")),
 }
 
