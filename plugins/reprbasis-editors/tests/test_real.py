@@ -45,6 +45,12 @@ def kl(before, now):
     return float((before.exp() * (before - now)).sum(-1).mean())
 
 
+def towards(model, new, right, names, old):
+    """[N] logit of the new city minus that of the right one (`old` for the first)."""
+    logits = last_logits(model, prompts(model, names))
+    return logits[:, new] - logits[torch.arange(len(names)), torch.cat([torch.tensor([old]), right])]
+
+
 def logit_diff(model, batches):
     metric = rb.create("metric", "logit-diff")
     return float(torch.cat([metric(model.forward(b.clean), b.clean, b.targets) for b in batches]).mean())
@@ -93,17 +99,24 @@ def test_e7_a_fact_is_changed_in_all_wordings_and_its_neighbours_stay(model):
     request = EditRequest([ContrastBatch(batch, None, Targets(torch.tensor([[old]]), torch.tensor([[new]])))],
                           [*KEEP, *(Example(text=f"{WORDING.format(n)} {COUNTRIES[n]}.") for n in near)])
     right, texts = said(model, prompts(model, far)), prompts(model, NEUTRAL, "{}")
-    was = log_probs(model, texts)
+    was, standing = log_probs(model, texts), towards(model, new, right, [country, *far], old)
+
+    def leak():
+        """How far other countries move towards the new city, as a share of how far the edited one does."""
+        moved = towards(model, new, right, [country, *far], old) - standing
+        return float(moved[1:].mean() / moved[0])
+
     heads = ["head.23.1", "head.23.2", "head.23.4", "head.23.7", "head.23.8"]
     options = {"aim": "push", "goal": -2.0, "strength": 32.0, "tries": 6}
     plan = rb.create("editor", "ridge", components=heads, near=24, keep_weight=30.0, **options).edit(model, None, request)
     with plan.applied(model):
         assert said(model, batch)[0] == new
-        assert sum(int(said(model, prompts(model, [country], w))[0] == new) for w in PARAPHRASES) >= 1
+        assert all(said(model, prompts(model, [country], w))[0] == new for w in PARAPHRASES)
         assert float((said(model, prompts(model, far)) == right).double().mean()) >= 0.75
         assert kl(was, log_probs(model, texts)) <= 0.05
+        local = leak()
     naive = rb.create("editor", "ridge", components=["mlp.24"], keep_weight=0.0, **options).edit(
         model, None, EditRequest(request.change, KEEP))
     with naive.applied(model):
         assert said(model, batch)[0] == new
-        assert float((said(model, prompts(model, far)) == right).double().mean()) < 0.65
+        assert local < 0.4 < leak()
