@@ -106,8 +106,9 @@ def _joined(prompt: TokenSequence, new: Sequence[int], stop: Collection[int],
     offsets = prompt.offsets
     if offsets is not None:
         offsets = torch.cat([offsets, torch.full((len(new), 2), -1, dtype=offsets.dtype)])
-    ids = torch.cat([prompt.ids, torch.tensor(new, dtype=prompt.ids.dtype)])
-    return replace(prompt, ids=ids, flags=flags, offsets=offsets)
+    fresh_ids = torch.tensor(new, dtype=prompt.ids.dtype)
+    contents = None if prompt.contents is None else torch.cat([prompt.contents, fresh_ids])
+    return replace(prompt, ids=torch.cat([prompt.ids, fresh_ids]), flags=flags, offsets=offsets, contents=contents)
 
 
 class _Chooser:
