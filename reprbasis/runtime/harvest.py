@@ -207,7 +207,8 @@ class RowLayout:
 
 def _part(sequence: TokenSequence, start: int, stop: int) -> TokenSequence:
     return replace(sequence, ids=sequence.ids[start:stop], flags={k: v[start:stop] for k, v in sequence.flags.items()},
-                   offsets=None if sequence.offsets is None else sequence.offsets[start:stop])
+                   offsets=None if sequence.offsets is None else sequence.offsets[start:stop],
+                   contents=None if sequence.contents is None else sequence.contents[start:stop])
 
 
 def _join(sequences: Sequence[TokenSequence], key: str) -> TokenSequence:
