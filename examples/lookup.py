@@ -12,9 +12,9 @@
 """
 
 import argparse
+import json
 import math
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -32,7 +32,7 @@ from reprbasis.runtime.basis import Basis
 from reprbasis.runtime.batches import best_of
 from reprbasis.sites import Site
 
-COSTS = (0.02, 0.04, 0.07, 0.12, 0.2, 0.35, 0.6, 1.0)
+COSTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 FAMILIES = {
     "A1": "a value of the dictionary", "A2": "in a comment", "A3": "key of another dictionary", "A4": "a variable",
     "A5": "a key, deleted before the query", "A6": "in a string that is printed", "B1": "a key, in two pieces (Python finds "
@@ -179,8 +179,8 @@ class Watched:
 class Study:
     """Everything that is measured, and the lines of the page."""
 
-    def __init__(self, model, basis, n, seed):
-        self.model, self.basis, self.n, self.seed = model, basis, n, seed
+    def __init__(self, model, basis, n, seed, kept):
+        self.model, self.basis, self.n, self.seed, self.kept = model, basis, n, seed, kept
         self.metric = rb.create("metric", "logit-diff")
         self.lines = []
 
@@ -190,6 +190,30 @@ class Study:
 
     def say(self, *lines):
         self.lines += lines
+
+    def keep(self, part):
+        """Write the lines of a part beside the run."""
+        (self.kept / f"{part}.md").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        self.lines = []
+
+    def part(self, part, families):
+        """One part; what later ones need is left in the study's folder."""
+        place = self.kept / "watched.json"
+        if part == 1:
+            circuit = self.circuit()
+            rb.save(circuit, self.kept / "circuit", overwrite=(self.kept / "circuit").exists())
+            return
+        circuit = rb.load(self.kept / "circuit")
+        self.layout = circuit.details["layout"]
+        if part == 2:
+            self.opening()
+            place.write_text(json.dumps([packed(self.duplicates(circuit, role)) for role in PLACES]), encoding="utf-8")
+            return
+        watched = [unpacked(raw) for raw in json.loads(place.read_text("utf-8"))]
+        if part == 3:
+            self.intervene(controls(watched, self.seed))
+        else:
+            self.adversarial(circuit, watched, families)
 
     # -- 1 -------------------------------------------------------------------------------------------------------------
 
@@ -228,7 +252,7 @@ class Study:
         told = Counter(self.at(chosen, row) for _, row, _ in chosen.nodes())
         self.say("", f"Studied below: the circuit of {chosen.size()} nodes. Where they stand: "
                  + ", ".join(f"{name} {count}" for name, count in told.most_common()) + ".", "")
-        return chosen
+        return replace(chosen, details={**chosen.details, "layout": self.layout})
 
     def at(self, circuit, row):
         """Name of the slot or the token that a row of the mask stands for."""
@@ -236,6 +260,16 @@ class Study:
         return what if isinstance(what, str) else f"`{self.model.tokenizer.decode([what])!r}`"
 
     # -- 2 -------------------------------------------------------------------------------------------------------------
+
+    def opening(self):
+        """What part 2 tests."""
+        self.say(
+            "## 2. Latents that see a repeated name", "",
+            "A latent passes if it is on where the key is in the dictionary and about off where it is not: AUROC >= "
+            f"{CLEAR} both with the same query and with the same dictionary, mean where it should be off at most {QUIET:.0%} of "
+            f"the mean where it is on; or the other way round, on where the key is missing (AUROC <= {1 - CLEAR:.1f}). {self.n} "
+            "pairs in each arm. The last two columns are AUROCs on prompts that are no code: `words`, a word said again against a new "
+            "one (task induction); `names`, a second mention against a third name (task ioi).", "")
 
     def duplicates(self, circuit, role):
         """Latents at a role that tell present keys from absent ones: a `Watched`."""
@@ -309,7 +343,7 @@ class Study:
 
     # -- 4 -------------------------------------------------------------------------------------------------------------
 
-    def adversarial(self, circuit, places):
+    def adversarial(self, circuit, places, families):
         """Families of misleading prompts, each beside its control; `places`: what to watch."""
         self.say("## 4. Prompts that mislead", "",
                  "The missing name stands somewhere else (B1, B2: see the table); in the control a third name stands there. "
@@ -328,31 +362,42 @@ class Study:
                  + " | ".join(f"looks present, {w.role}" for w in places) + " |", "|" + "---|" * (8 + len(places)))
         rates, looks = {}, {w.role: [] for w in places}
         for family, where in FAMILIES.items():
-            pairs = self.batches(keep="all", family=family)
-            other = [replace(item, clean=item.corrupt, corrupt=item.clean) for item in pairs]
-            cells, told, seen = [], [], {w.role: [] for w in places}
-            for made, sign in ((pairs, 1.0), (other, -1.0 if family == "B1" else 1.0)):  # in B1's control Python raises
-                values = [sign * v for v in self.ways(circuit, made)]
-                cells.append([wrong(v) for v in values])
-                told.append([f"{p:.2f} [{low:.2f}, {high:.2f}]" for p, low, high in cells[-1]])
-                for w in places:
-                    z = read(self.model, self.basis, made, w.role, "clean")
-                    scaled = [w.scaled(s, k, z) for s, k in w.every]
-                    seen[w.role].append(torch.stack(scaled).mean(0) if scaled else torch.zeros(1))
-            rates[family] = cells[0][0][0], cells[1][0][0]
-            for w in places:
-                looks[w.role].append(float(seen[w.role][0].mean() - seen[w.role][1].mean()))
-            n = sum(len(item.clean.ids) for item in pairs)
-            self.say(f"| {family} | {where} | {n} | {told[0][0]} | {told[1][0]} | {told[0][1]} | {told[1][1]} | {told[0][2]} | "
-                     + " | ".join(interval(seen[w.role][0] - seen[w.role][1]) for w in places) + " |")
+            path = self.kept / f"{family}.json"
+            if family in families:
+                path.write_text(json.dumps(self.family(circuit, places, family, where)), encoding="utf-8")
+            if path.is_file():
+                found = json.loads(path.read_text("utf-8"))
+                self.say(found["row"])
+                rates[family] = found["rates"]
+                for role, value in found["looks"].items():
+                    looks[role].append(value)
         fooled = [f for f, (a, b) in rates.items() if f[0] == "A" and a >= 0.5 and b <= 0.1]
-        missed = [a for a, _ in rates.values()]
+        missed, some = [a for a, _ in rates.values()], [f[0] == "A" for f in rates]
         self.say("", f"Families A where at least half of the answers are wrong and at most a tenth of those to the control: "
                  f"{', '.join(fooled) or 'none'}.", "")
-        for w in places:
-            self.say(f"Rank correlation of errors and `looks present, {w.role}`: {spearman(looks[w.role], missed):.2f} over "
-                     f"the "
-                     f"{len(missed)} families, {spearman(looks[w.role][:6], missed[:6]):.2f} over A1 to A6.", "")
+        for role, seen in looks.items():
+            ours = [[x for x, a in zip(values, some, strict=True) if a] for values in (seen, missed)]
+            self.say(f"Rank correlation of errors and `looks present, {role}`: {spearman(seen, missed):.2f} over the "
+                     f"{len(missed)} families, {spearman(*ours):.2f} over those of A.", "")
+
+    def family(self, circuit, places, family, where):
+        """One row of the table, the error rates, and how present the name looks."""
+        pairs = self.batches(keep="all", family=family)
+        other = [replace(item, clean=item.corrupt, corrupt=item.clean) for item in pairs]
+        cells, told, seen = [], [], {w.role: [] for w in places}
+        for made, sign in ((pairs, 1.0), (other, -1.0 if family == "B1" else 1.0)):  # in B1's control Python raises
+            values = [sign * v for v in self.ways(circuit, made)]
+            cells.append([wrong(v) for v in values])
+            told.append([f"{p:.2f} [{low:.2f}, {high:.2f}]" for p, low, high in cells[-1]])
+            for w in places:
+                z = read(self.model, self.basis, made, w.role, "clean")
+                scaled = [w.scaled(s, k, z) for s, k in w.every]
+                seen[w.role].append(torch.stack(scaled).mean(0) if scaled else torch.zeros(len(values[0])))
+        n = sum(len(item.clean.ids) for item in pairs)
+        row = (f"| {family} | {where} | {n} | {told[0][0]} | {told[1][0]} | {told[0][1]} | {told[1][1]} | {told[0][2]} | "
+               + " | ".join(interval(seen[w.role][0] - seen[w.role][1]) for w in places) + " |")
+        return {"row": row, "rates": [cells[0][0][0], cells[1][0][0]],
+                "looks": {w.role: float(seen[w.role][0].mean() - seen[w.role][1].mean()) for w in places}}
 
     def ways(self, circuit, made):
         """[3, N] margins of the model, the circuit, and the basis without errors."""
@@ -365,52 +410,61 @@ class Study:
         return torch.stack([runner.model_values, *values])
 
 
-def main():
-    """Run the study and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    began = time.process_time()
-    record = read_record(args.run)
-    model = rb.create("model", record.model["use"], checkpoint=record.model["checkpoint"])
-    basis = rb.load(next(s.folder for s in record.steps if s.name == "basis"))
-    study = Study(model, basis, args.n, args.seed)
-    study.say("# A lookup circuit, and prompts that mislead it", "", f"Commands: `reprbasis run examples/lookup.yaml`, then "
-                                                                     f"`python "
-              f"examples/lookup.py runs/{record.name}` (seed {args.seed}).", "", f"Model {record.model['checkpoint']}; task "
-                                                                                 f"`dict-key` with "
-              f"single quotes; basis: {basis.d_dict} latents shared by {', '.join(map(str, basis.sites))}. Intervals: 95 %, "
-              f"over prompts.", "")
-    circuit = study.circuit()
-    study.say("## 2. Latents that see a repeated name", "",
-              f"A latent passes if it is on where the key is in the dictionary and about off where it is not: AUROC >= {CLEAR} "
-              "both with the same query and with the same dictionary, mean where it should be off at most "
-              f"{QUIET:.0%} of the mean where it is on; or the other way round, on where the key is missing (AUROC <= "
-              f"{1 - CLEAR:.1f}). {args.n} pairs in each arm. The last two columns are AUROCs on prompts that are no code: "
-              "`words`, a word said again against a new one (task induction); `names`, a second mention against a third name "
-              "(task ioi).", "")
-    places = [study.duplicates(circuit, role) for role in PLACES]
-    generator, sets = torch.Generator().manual_seed(args.seed), {}
+def controls(places, seed):
+    """What is set in part 3: the latents that pass, and random draws of as many others."""
+    generator, sets = torch.Generator().manual_seed(seed), {}
     for w in places:
         on = [n for n in w.mean["present"] if w.mean["present"][n] + w.mean["absent"][n] > 0 and n not in w.every]
-
-        def draws(pool, size, w=w):
-            return w, [[pool[i] for i in torch.randperm(len(pool), generator=generator)[:size].tolist()] for _ in range(DRAWS)]
-
         others = [n for n in w.circuit if n not in w.ours]
-        for name, chosen, pool in (("of the circuit that pass", w.ours, others), ("that pass", w.every, on)):
+        for name, chosen, pool, kind in (("of the circuit that pass", w.ours, others, "others of the circuit"),
+                                         ("that pass", w.every, on, "others that are on")):
+            size = min(len(chosen), len(pool))
             if chosen:
                 sets[f"{w.role}: {name}"] = w, [chosen]
-                if pool:
-                    sets[f"{w.role}: control, {'others of the circuit' if pool is others else 'others that are on'}"] = draws(
-                        pool, min(len(chosen), len(pool)))
-    study.intervene(sets)
-    study.adversarial(circuit, places)
-    study.say(f"Processor time: {time.process_time() - began:.0f} s.", "")
-    text = "\n".join(study.lines)
+            if size:
+                drawn = [torch.randperm(len(pool), generator=generator)[:size].tolist() for _ in range(DRAWS)]
+                sets[f"{w.role}: control, {kind}"] = w, [[pool[i] for i in some] for some in drawn]
+    return sets
+
+
+def packed(w):
+    """A `Watched` as JSON values."""
+    return {"role": w.role, **{k: [[str(s), i] for s, i in getattr(w, k)] for k in ("ours", "every", "circuit")},
+            "mean": {k: [[str(s), i, x] for (s, i), x in v.items()] for k, v in w.mean.items()}}
+
+
+def unpacked(raw):
+    """Inverse of `packed`."""
+    lists = [[(Site.parse(s), i) for s, i in raw[k]] for k in ("ours", "every", "circuit")]
+    return Watched(raw["role"], *lists, {k: {(Site.parse(s), i): x for s, i, x in v} for k, v in raw["mean"].items()})
+
+
+def main():
+    """Run the parts of the study that are asked for, and write the page from all that there are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--n", type=int, default=64, help="pairs of prompts")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", type=int, nargs="*", default=[1, 2, 3, 4],
+                        help="each goes on from what the earlier ones left in RUN/study")
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES), help="which are measured anew in part 4")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    record, kept = read_record(args.run), args.run / "study"
+    kept.mkdir(exist_ok=True)
+    model = rb.create("model", record.model["use"], checkpoint=record.model["checkpoint"])
+    basis = rb.load(next(s.folder for s in record.steps if s.name == "basis"))
+    study = Study(model, basis, args.n, args.seed, kept)
+    for part in args.parts:
+        study.part(part, args.families)
+        study.keep(part)
+    head = ["# A lookup circuit, and prompts that mislead it", "",
+            f"Commands: `reprbasis run examples/lookup.yaml`, then `python examples/lookup.py runs/{record.name} --n {args.n}` "
+            f"(seed {args.seed}).", "",
+            f"Model {record.model['checkpoint']}; task `dict-key` with single quotes; basis: {basis.d_dict} latents shared by "
+            f"{', '.join(map(str, basis.sites))}. Intervals: 95 %, over prompts.", ""]
+    found = [path.read_text("utf-8") for path in sorted(kept.glob("[1-4].md"))]
+    text = "\n".join([*head, *found])
     if args.out:
         args.out.write_text(text, encoding="utf-8")
     sys.stdout.write(text)
