@@ -263,7 +263,8 @@ def compare(pair, made, basis, html, seed=0):
     lines += [*steered(a, b, site, there, chosen, neutral), ""]
     lines += [*moved(a, b, rows, site, there, chosen, neutral, basis, pair), ""]
     lines += heads(a, b, {j.a: j.alignment for j in judged if j.aligner == names[0]}, names[0])
-    return [*lines, "", f"({time.monotonic() - started:.0f} s)", ""]
+    print(f"  all, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return [*lines, "", ""]
 
 
 def about(made, pair):
@@ -438,6 +439,34 @@ frequencies of tokens, and a random rotation; `no map` takes rows as they are. C
 map.
 Intervals: 95 % bootstrap over texts (maps), prompts (steering; the six directions for `random`),
 heads (tables).
+
+## What the numbers say
+
+Written by hand after the run below; other runs will differ.
+
+- A rotated copy gives everything back: map, steering vector, dictionary and the table of 270 heads to every digit shown; no
+  control comes near. That is the instrument, working.
+- After a LoRA fine-tune everything moves: 0.9 of the effect of a native vector, FVU 0.31 (0.33 at home), 0.77 rank correlation of
+  the table. But the map is hardly needed: as it stands the vector does as well (0.91), and so does the table (0.76). The
+  dictionary gains a little (FVU 0.31 against 0.35), activations at resid.28, where the models differ most, some more (cosine 0.85
+  with ridge, 0.78 without any map).
+- Between seeds and between families a dictionary moves in good part: FVU 0.22 and 0.18, native 0.12 and 0.06, controls above 0.6;
+  its latents fire on the same tokens (correlation 0.5 to 0.8). A steering vector moves in part, 0.3 and 0.5 of the native
+  effect at the same length or the same divergence, random ones 0.1. There a rotation moves vectors better than ridge does,
+  although ridge predicts activations better.
+- Tables of heads do not move between models that were trained apart: the most similar head is hardly similar (0.02 to 0.04), and
+  with 16 heads no correlation differs from 0.
+- A high cosine is no proof that two models think alike. A tiny Llama maps to one that was never trained with a cosine of 0.6 and
+  the verdict `aligned`: both streams tell which token they are at. Beyond the token that is 0.14; it is 0.31 between seeds, 0.25
+  between families, 0.86 after LoRA. Steering shares mean nothing there, the native effect being 0.05 logits.
+- Cross-entropy recovered hardly tells a good dictionary from a random rotation of one where 16 of 128 directions are active
+  (0.96 and 0.91 between seeds); FVU and the correlation of codes do.
+- Between SmolLM2 and tiny-qwen3 something maps (beyond the token 0.35 at resid.4), little that is useful moves: 0.24 of
+  the steering effect, no dictionary. At resid.16 a single row takes the maps over (R2 0.01): the
+  second token of one text, 119 times as long as the median row. Such rows are not left out yet.
+- Relative representations are the weakest map here, and the unembedding's map is far behind those fitted to activations, except
+  between copies.
+- Small: one seed of everything, one behaviour, 16 to 136 texts; in the pairs with SmolLM2 fewer than 8 pairs for a dimension.
 
 """
 
