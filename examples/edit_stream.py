@@ -154,7 +154,7 @@ def main():
     parser.add_argument("--edits", type=int, default=50)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--component", default="mlp.24")
-    parser.add_argument("--keep", type=int, default=24, help="dialogues to keep")
+    parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -166,8 +166,8 @@ def main():
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
-    editor = rb.create("editor", "online", component=args.component, goal=-1.0, strength=128.0, tries=5, ridge=1e-4,
-                       keep_weight=4.0, conflict=0.005, keep_tokens=64, budget_tokens=64)
+    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=128.0, tries=5, ridge=1e-4,
+                       keep_tokens=64, budget_tokens=64)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
     for name in ("recursive least squares", "naive rank-one"):
