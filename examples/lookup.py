@@ -39,6 +39,22 @@ FAMILIES = {
                                                                                         "it)",
     "B2": "a key, but a number asked for as a string"}
 PLACES = {"query": "queried name", "end": "last token, where the answer is given"}
+SAYS = """## What the numbers say
+
+Written by hand after the run below; other runs will differ.
+
+- No latent says "seen before". All that pass do the opposite: they are on, at the last token, where the key is missing, and
+  about off where it is there. They do not react to repeated words or names outside code (AUROC 0.5), so they are about this
+  lookup, not about repetition. At the queried name itself nothing tells the two apart, and the circuit does not stand there.
+- What misleads is a second pair of key and digit, not the name: `{'Oliver': 5}` in another dictionary (A3) or a deleted key (A5)
+  fools the model nearly always, its control hardly ever. The name as a value, in a comment, as a variable or in a printed string
+  does not, although A1 and A2 quieten the "missing" latents by a third to a half.
+- The circuit errs where the model errs (A3, A5, B1) and not elsewhere, although it was found on neither. How far the "missing"
+  latents are quietened goes with the errors over the six families of A (rank correlation 0.85; six points).
+- B1 is missed always: a name in two pieces repeats no token. In B2 the model is right, as numbers and strings differ in tokens.
+- Not small: 0.92 of the effect needs 347 nodes, and the error nodes among them are needed; this dictionary loses much.
+- One model of two million parameters, one dictionary, one seed. The published case is on a model 4,000 times as large.
+"""
 CLEAR, QUIET, DRAWS, SHOWN = 0.9, 0.1, 20, 16
 
 
@@ -267,9 +283,9 @@ class Study:
             "## 2. Latents that see a repeated name", "",
             "A latent passes if it is on where the key is in the dictionary and about off where it is not: AUROC >= "
             f"{CLEAR} both with the same query and with the same dictionary, mean where it should be off at most {QUIET:.0%} of "
-            f"the mean where it is on; or the other way round, on where the key is missing (AUROC <= {1 - CLEAR:.1f}). {self.n} "
-            "pairs in each arm. The last two columns are AUROCs on prompts that are no code: `words`, a word said again against a new "
-            "one (task induction); `names`, a second mention against a third name (task ioi).", "")
+            f"the mean where it is on; or the other way round, on where the key is missing (AUROC <= {1 - CLEAR:.1f}). "
+            f"{self.n} pairs in each arm. The last two columns are AUROCs on prompts that are no code: `words`, a word "
+            "said again against a new one (task induction); `names`, a second mention against a third name (task ioi).", "")
 
     def duplicates(self, circuit, role):
         """Latents at a role that tell present keys from absent ones: a `Watched`."""
@@ -464,7 +480,7 @@ def main():
             f"Model {record.model['checkpoint']}; task `dict-key` with single quotes; basis: {basis.d_dict} latents shared by "
             f"{', '.join(map(str, basis.sites))}. Intervals: 95 %, over prompts.", ""]
     found = [path.read_text("utf-8") for path in sorted(kept.glob("[1-4].md"))]
-    text = "\n".join([*head, *found])
+    text = "\n".join([*head, SAYS, *found]).rstrip() + "\n"
     if args.out:
         args.out.write_text(text, encoding="utf-8")
     sys.stdout.write(text)
