@@ -13,11 +13,11 @@ pytestmark = pytest.mark.real
 def found(tmp_path_factory):
     model = rb.create("model", "llama", checkpoint="smollm2-135m-instruct")
     sites = ["resid.9", "resid.19", "resid.22", "resid.25", "resid.28", "resid.29"]
-    acts = rb.harvest(model, rb.create("corpus", "chat", limit=80), sites=sites, tokens=3000, held_out=0.3,
+    acts = rb.harvest(model, rb.create("corpus", "chat", limit=80), sites=sites, tokens=2400, held_out=0.3,
                       folder=tmp_path_factory.mktemp("acts"))
     basis = rb.fit(rb.create("learner", "relu", width=64), acts, rows=2048, batch=512)
-    test = rb.create("evaluator", "unembedding", sites=sites, components=[], read=sites, filtered=["resid.9", "resid.19"],
-                     kept=[0.5], tokens=900, read_tokens=300, draws=20, resamples=200, atoms=16)
+    test = rb.create("evaluator", "unembedding", sites=sites, components="attn_out.9", read=sites,
+                     filtered=["resid.9", "resid.19"], kept=[0.5], tokens=600, read_tokens=200, draws=20, resamples=200, atoms=16)
     return test.evaluate(EvaluationInputs(model, basis, acts))
 
 
