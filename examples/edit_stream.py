@@ -197,6 +197,10 @@ the strength of each is searched with forwards. The naive steps get the same str
 * *neutral KL*: {len(TEXTS)} texts that are nothing like the {args.keep} dialogues to keep, nats a token
 * *change*: Frobenius norm, relative to the weight; *seconds*: mean of the edits since the row above, search included
 * *refused*: edits that the editor refused, by then
+
+An edit that is refused, because earlier ones have settled the output at its key, counts as one that does not hold. Countries that
+are never edited lose their answers in both streams: at the last token all countries give nearly the same key, and no other country
+is held here. A stream of facts in one weight is not local by itself; see `near` of the editors.
 """]
     for name, (rows, *_) in results.items():
         text.append(f"## {name[0].upper()}{name[1:]}\n\n{table(rows)}\n")
