@@ -46,6 +46,9 @@ Written by hand after the run below; other runs will differ.
 - No latent says "seen before". All that pass do the opposite: they are on, at the last token, where the key is missing, and
   about off where it is there. They do not react to repeated words or names outside code (AUROC 0.5), so they are about this
   lookup, not about repetition. At the queried name itself nothing tells the two apart, and the circuit does not stand there.
+- Setting them to what they are on the other kind of prompt moves the answer by 0.10 of the gap towards the digit and 0.28 towards
+  `Traceback`, several times what as many other latents do, and hardly ever turns it over. They take part; they do not
+  decide alone. By the measure of half the gap, which the published case would ask for, the intervention is not reproduced.
 - What misleads is a second pair of key and digit, not the name: `{'Oliver': 5}` in another dictionary (A3) or a deleted key (A5)
   fools the model nearly always, its control hardly ever. The name as a value, in a comment, as a variable or in a printed string
   does not, although A1 and A2 quieten the "missing" latents by a third to a half.
