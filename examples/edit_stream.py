@@ -199,8 +199,8 @@ the strength of each is searched with forwards. The naive steps get the same str
 * *refused*: edits that the editor refused, by then
 
 An edit that is refused, because earlier ones have settled the output at its key, counts as one that does not hold. Countries that
-are never edited lose their answers in both streams: at the last token all countries give nearly the same key, and no other country
-is held here. A stream of facts in one weight is not local by itself; see `near` of the editors.
+are never edited lose their answers in both streams: at the last token all countries give nearly the same key, and no other
+country is held here. A stream of facts in one weight is not local by itself; see `near` of the editors.
 """]
     for name, (rows, *_) in results.items():
         text.append(f"## {name[0].upper()}{name[1:]}\n\n{table(rows)}\n")
