@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -269,11 +270,11 @@ def started() -> bool:
 def together() -> Iterator[Ranks]:
     """Connect the processes that torchrun started (gloo) for the time of the block.
 
-    A process that ends takes the others with it: each says so and stops.
+    A process that ends takes the others with it: each says so and stops. While it does, SIGTERM, which torchrun sends to what
+    is left, is ignored: it would cut off the message.
     """
     def stopped(number: int, frame: object) -> None:
-        raise LostRankError(f"rank {os.environ.get('RANK')} was told to stop, most likely because another process has ended",
-                            do=RESUME)
+        raise _lost(f"rank {os.environ.get('RANK')} was told to stop, most likely because another process has ended")
 
     before = signal.signal(signal.SIGTERM, stopped)
     _talk(dist.init_process_group, "gloo", timeout=WAIT)
@@ -282,8 +283,16 @@ def together() -> Iterator[Ranks]:
             pass
         yield ranks
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is stopped:
+            signal.signal(signal.SIGTERM, before)
         dist.destroy_process_group()
+
+
+def _lost(message: str) -> LostRankError:
+    """The error of a process that is about to end; from here on SIGTERM is ignored."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return LostRankError(message, do=RESUME)
 
 
 def _talk(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -291,5 +300,4 @@ def _talk(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return call(*args, **kwargs)
     except (RuntimeError, dist.DistError) as error:
-        raise LostRankError(f"another process of this run has ended, so rank {os.environ.get('RANK', '0')} stops",
-                            do=RESUME) from error
+        raise _lost(f"another process of this run has ended, so rank {os.environ.get('RANK', '0')} stops") from error
