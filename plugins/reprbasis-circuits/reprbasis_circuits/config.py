@@ -33,10 +33,12 @@ class MaskConfig(NodesConfig):
     """Optimiser steps."""
     inner: int = Field(1, ge=1)
     """Steps for each run of the model; between runs the metric is extrapolated to first order in the mask."""
+    memory: int = Field(1, ge=1)
+    """Latest runs of the model whose prompts a step's loss is the mean over; older ones are extrapolated. With `inner: 1` too."""
     rows: int = Field(40, ge=1)
     """Most prompts times costs in one forward: with many costs at once each sees fewer prompts a step."""
     lr: float | None = Field(None, gt=0)
-    """Adam's learning rate; by default 0.05 from 100 steps on, 6 / steps below."""
+    """Adam's learning rate; by default 3 / steps: a node of no use is dropped after a third of the steps."""
     beta: float = Field(200.0, gt=1)
     """Temperature at the last step; it grows from 1 geometrically."""
     noise: float = Field(0.01, ge=0)
@@ -60,8 +62,8 @@ class MaskConfig(NodesConfig):
     def _sound(self) -> Self:
         if not self.costs or any(c <= 0 for c in self.costs):
             raise ValueError("costs must be positive and at least one")
-        if self.inner > 1 and self.loss in ("ce", "kl"):
-            raise ValueError("inner above 1 needs a loss of the metric: abs, abs-batch or square")
+        if (self.inner > 1 or self.memory > 1) and self.loss in ("ce", "kl"):
+            raise ValueError("inner or memory above 1 needs a loss of the metric: abs, abs-batch or square")
         return self
 
 

@@ -85,7 +85,8 @@ class _Task:
     """Task loss [M] of soft masks [M, N] at a step.
 
     With `inner` above 1 the model runs at every `inner`-th step only; until the next run each prompt's metric is extrapolated to
-    first order in the mask, from that run's derivatives.
+    first order in the mask, from that run's derivatives. With `memory` above 1 the prompts of the latest runs count too, each
+    extrapolated from its own run (as in stochastic average gradients, Le Roux, Schmidt & Bach 2012).
     """
 
     def __init__(self, runner: Runner, nodes: Nodes, config: MaskConfig) -> None:
@@ -94,7 +95,9 @@ class _Task:
         runs = math.ceil((config.steps + 2) / config.inner)
         self.order = order(len(runner.prompts), runs, config.seed, shuffle=config.parity is None)
         self.references = [(p.model.to(runner.dtype), _last(p.logits, p.item)) for p in runner.prompts]
-        self.anchor: tuple[Tensor, Tensor, Tensor] | None = None
+        self.anchors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by batch, oldest run first
+        self.plain = config.inner == 1 and config.memory == 1
+        self.memory = config.memory
         if config.target == "basis":
             everything = runner.full(latents=True, errors=True)
             with torch.no_grad():
@@ -103,15 +106,22 @@ class _Task:
 
     def __call__(self, step: int, mask: Tensor) -> Tensor:
         index = self.order[step // self.inner]
-        item = self.runner.prompts[index].item
-        if self.inner == 1:
+        if self.plain:
             value, logits = self.runner.run(index, self.nodes.dense(mask), grad=True)
-            return self.loss(value, logits, *self.references[index], item)
-        if step % self.inner == 0 or self.anchor is None:
-            self.anchor = self._expand(index, mask.detach())
-        value, slope, start = self.anchor
-        value = value + torch.einsum("mbn,mn->mb", slope, mask - start)
-        return self.loss(value, value[..., None], *self.references[index], item)
+            return self._loss(index, value, logits)
+        if step % self.inner == 0:
+            self.anchors.pop(index, None)
+            while len(self.anchors) >= self.memory:
+                del self.anchors[next(iter(self.anchors))]
+            self.anchors[index] = self._expand(index, mask.detach())
+        losses = []
+        for which, (value, slope, start) in self.anchors.items():
+            now = value + torch.einsum("mbn,mn->mb", slope, mask - start)
+            losses.append(self._loss(which, now, now[..., None]))
+        return torch.stack(losses).mean(0)
+
+    def _loss(self, index: int, value: Tensor, logits: Tensor) -> Tensor:
+        return self.loss(value, logits, *self.references[index], self.runner.prompts[index].item)
 
     def _expand(self, index: int, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Metric [M, B], its derivative for each prompt [M, B, N], and the mask [M, N] they belong to."""

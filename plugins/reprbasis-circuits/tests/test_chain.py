@@ -41,7 +41,7 @@ def test_high_prices_cost_recall(chain):
     assert set(some.nodes()) < chain.truth
     assert some.size() == 2  # one of three chains: recall 0.33
     assert none.size() == 0
-    [own] = learn(chain, [1.5])
+    [own] = learn(chain, [1.5], lr=0.05)
     assert own.nodes() == some.nodes()
 
 
@@ -202,10 +202,24 @@ def test_prompts_of_a_step_do_not_change_the_answer_when_batches_are_split(chain
     assert set(small[0].nodes()) == chain.truth
 
 
-@pytest.mark.parametrize("inner", [2, 4])
-def test_steps_between_runs_find_the_same(chain, inner):
-    for found in learn(chain, [c / 2 for c in COSTS], inner=inner):
+@pytest.mark.parametrize(("inner", "memory"), [(2, 1), (4, 1), (1, 3), (4, 3)])
+def test_steps_between_runs_find_the_same(chain, inner, memory):
+    for found in learn(chain, [c / 2 for c in COSTS], inner=inner, memory=memory):
         assert set(found.nodes()) == chain.truth
+
+
+def test_a_step_remembers_the_prompts_of_the_latest_runs(chain):
+    """While the mask stays where it is, the loss is the mean over the batches of as many runs as are remembered."""
+    finder = rb.create("finder", "mask", protect=0, error="node", memory=2, steps=4)
+    runner = prepare(finder.config, chain.model, chain.basis, chain.batches, chain.metric)
+    nodes = Nodes.of(runner)
+    mask = torch.rand(2, len(nodes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    task = MaskTask(runner, nodes, finder.config)
+    alone = MaskTask(runner, nodes, finder.config.model_copy(update={"memory": 1}))
+    assert task.order == alone.order
+    each = [alone(step, mask) for step in range(3)]
+    for step, wanted in enumerate([each[0], (each[0] + each[1]) / 2, (each[1] + each[2]) / 2]):
+        assert torch.allclose(task(step, mask), wanted, rtol=0, atol=1e-12)
 
 
 def test_the_expansion_is_exact_where_it_starts(chain):

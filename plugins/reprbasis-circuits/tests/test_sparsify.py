@@ -14,7 +14,7 @@ def linear(step, mask):
     return (EFFECTS.sum() - mask @ EFFECTS).abs()
 
 
-@pytest.mark.parametrize(("lr", "steps"), [(0.05, 300), (0.05, 56), (1.0, 56)])
+@pytest.mark.parametrize(("lr", "steps"), [(0.05, 300), (0.05, 56), (1.0, 56), (None, 60), (None, 300)])
 def test_linear_threshold_law(lr, steps):
     found = sparsify(linear, 20, COSTS, Schedule.own(steps, lr=lr), dtype=torch.float64)
     assert found.kept.sum(1).tolist() == [20, 18, 13, 8, 1, 0]
@@ -52,8 +52,8 @@ def test_schedules():
         assert len(ssc.progress) == steps
         assert ssc.progress[-1] == pytest.approx(last, abs=1e-4)
         assert ssc.temperature(steps - 1) == pytest.approx(beta, abs=0.1)
-    assert Schedule.own(56).lr == 6 / 56
-    assert Schedule.own(100).lr == 0.05
+    assert Schedule.own(60).lr == 0.05
+    assert Schedule.own(200).lr == 0.015
 
 
 @pytest.mark.parametrize("beta", [200.0, 608.0])
