@@ -14,10 +14,11 @@ from reprbasis.interfaces.evaluator import Figure, Findings, Measurement
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.kits.intervals import mean
 from reprbasis.kits.probes import MEASURES, Neutral, rows
+from reprbasis.kits.weights import random_edit
 from reprbasis.runtime.batches import Batches
 
 from .probes import Case, induction_nll, repeated
-from .stress import changed_bytes, coarser, random_edit, relearn, residue
+from .stress import changed_bytes, coarser, relearn, residue
 
 UNEDITED, EDITED, RANDOM = "unedited", "edited", "random edit"
 

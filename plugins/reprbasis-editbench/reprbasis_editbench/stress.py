@@ -4,7 +4,6 @@ Shapes: B prompts, D residual width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -79,22 +78,6 @@ def residue(model: ModelAdapter, given: Sequence[ContrastBatch]) -> Tensor:
             layers.append(best_of(logits, item.targets.answer) - best_of(logits, item.targets.wrong))
         columns.append(torch.stack(layers).double().cpu())
     return torch.cat(columns, dim=1)
-
-
-def random_edit(plan: EditPlan, seed: int) -> EditPlan:
-    """Control: Gaussian changes of the same norm on the same entries of the same parameters, and shifts of the same lengths."""
-    g = torch.Generator().manual_seed(seed)
-
-    def like(x: Tensor, where: Tensor | float = 1.0) -> Tensor:
-        noise = torch.randn(x.shape, generator=g).to(x) * where
-        return noise * (x.norm() / noise.norm().clamp_min(1e-30))
-
-    deltas = {}
-    for name, delta in sorted(plan.deltas.items()):
-        flat = delta.reshape(len(delta), -1)
-        deltas[name] = like(flat, _touched(flat)).reshape(delta.shape)
-    books = [replace(b, shift=like(b.shift)) for b in plan.books]
-    return replace(plan, deltas=deltas, books=books, details={"control": "random"})
 
 
 def changed_bytes(plan: EditPlan) -> int:

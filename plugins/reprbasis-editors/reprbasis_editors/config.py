@@ -35,6 +35,8 @@ class SearchConfig(ComponentConfig):
     """Trials at most, of a forward each over the prompts to change and the texts to keep."""
     keep_tokens: int = Field(64, ge=1)
     """Tokens of each text to keep that are used."""
+    budget_tokens: int = Field(256, ge=1)
+    """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""
     folds: int = Field(1, ge=1)
     """The strength is searched on prompts left out of the fit, in so many turns; prompts of one layout (template) stay together.
     1, or where there is one batch alone: on the prompts fitted."""
@@ -94,8 +96,6 @@ class OnlineConfig(KeyConfig):
     """Weight of the mean square change on the texts to keep."""
     ridge: float = Field(1e-3, gt=0)
     """Weight of the change's own size, relative to the mean square of what the component reads."""
-    budget_tokens: int = Field(512, ge=1)
-    """The budget is checked on so many tokens of the texts to keep at every edit."""
     conflict: float = Field(0.05, gt=0, lt=1)
     """An edit is refused if earlier edits left less than this share of its key free."""
 

@@ -57,7 +57,7 @@ class LocalEditor(ScaledEditor[L]):
                 plans.append(part.plan(model, self.solve(-size * target, here, moment)))
             return together(*plans)
 
-        return Direction(fit, {"components": chosen}, min(part.layer for part in parts))
+        return Direction(fit, {"components": chosen}, min(part.layer for part in parts), last=c.at == "answer")
 
     def _chosen(self, model: ModelAdapter, request: EditRequest) -> dict[str, dict[str, float]]:
         """Component -> why: named by the user, or P, gain and what zeroing it takes from the logit difference."""
@@ -68,7 +68,7 @@ class LocalEditor(ScaledEditor[L]):
         out: dict[str, dict[str, float]] = {}
         for found in candidates(model, request.change, self.config.among)[:2 * self.config.top]:
             with found.part.plan(model, -found.part.weight(model)).applied(model):
-                effect = start - judge.margin()
+                effect = start - judge.margin(quick=True)
             if effect > 0:
                 out[str(found.part)] = {"p": found.p, "gain": found.gain, "ablation": effect}
             if len(out) == self.config.top:

@@ -24,7 +24,7 @@ from .config import OnlineConfig
 from .local import prior
 from .parts import Part, candidates, place, read_in, targets_of
 from .scaled import kept
-from .search import Judge, search
+from .search import Judge, search, some
 
 
 class ConflictError(UserError):
@@ -200,17 +200,6 @@ class Online(Editor[OnlineConfig]):
         moment = known.moment + c.near_weight * known.near @ known.near.T
         return Session(model, part, Stream(part.weight(model), prior(keys, moment, c.keep_weight, c.ridge), conflict=c.conflict),
                        texts, c)
-
-
-def some(texts: Sequence[TokenBatch], tokens: int) -> Iterator[TokenBatch]:
-    """The first rows, until they have so many tokens."""
-    for batch in texts:
-        rows = (batch.mask.sum(1).cumsum(0) <= tokens).nonzero().flatten()
-        if len(rows):
-            yield batch.take(rows)
-        tokens -= int(batch.mask.sum())
-        if tokens <= 0:
-            return
 
 
 def _supporting(model: ModelAdapter, change: Sequence[ContrastBatch]) -> Iterator[Part]:

@@ -5,7 +5,7 @@
 Shapes: B prompts, T tokens, N prompts of all batches, D residual width, E head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.components import keys, stream_before
 from reprbasis.kits.weights import delta_of
 from reprbasis.runtime.basis import Basis
+from reprbasis.sites import Site
 
 from .config import RoutingConfig
 from .local import prior
@@ -69,15 +70,13 @@ class Routing(ScaledEditor[RoutingConfig]):
     def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
         """One change of the query matrix for each head, of the same strength."""
         c, chosen = self.config, self._chosen(model, request)
-        known = []
-        for layer in sorted({layer for layer, _ in chosen}):
-            weights, site = model.attention(layer), stream_before(layer)
-            runs = [model.forward(i.clean, capture=[site], stop_at=site, logits="none")[site] for i in request.change]
-            moment = self._moment(model, layer, texts)
-            for head in (h for n, h in chosen if n == layer):
-                found = [towards_sink(weights, head, x, i.clean, i.clean.last())
-                         for x, i in zip(runs, request.change, strict=True)]
-                known.append((weights.W_Q[head], moment, found))
+        sites = {n: stream_before(n) for n in sorted({n for n, _ in chosen})}
+        last = max(sites.values(), key=model.info.depth)
+        runs = [model.forward(i.clean, capture=sites.values(), stop_at=last, logits="none") for i in request.change]
+        moments = _moments(model, sites, texts)
+        known = [(model.attention(n).W_Q[head], moments[n],
+                  [towards_sink(model.attention(n), head, run[sites[n]], run.batch, run.batch.last()) for run in runs])
+                 for n, head in chosen]
 
         def fit(which: Sequence[int]) -> EditPlan:
             plans = []
@@ -87,7 +86,7 @@ class Routing(ScaledEditor[RoutingConfig]):
                 plans.append(EditPlan(dict([delta_of(model, view, torch.linalg.solve(system, read @ wanted.T).T)])))
             return together(*plans)
 
-        return Direction(fit, {"components": {f"head.{n}.{h}": why for (n, h), why in chosen.items()}}, min(n for n, _ in chosen))
+        return Direction(fit, {"components": {f"head.{n}.{h}": why for (n, h), why in chosen.items()}}, min(sites), last=True)
 
     def _chosen(self, model: ModelAdapter, request: EditRequest) -> dict[tuple[int, int], dict[str, float]]:
         info = model.info
@@ -97,16 +96,17 @@ class Routing(ScaledEditor[RoutingConfig]):
                 raise SiteError(f"the model has no {wrong[0]}",
                                 do=f"it has {info.n_layers} layers of {info.n_heads} heads, counted from 0")
             return {(n, h): {} for n, h in named}
-        judge = Judge(model, request.change, ())
+        found = heads_that_matter(model, request.change, layers=self.config.layers)
+        judge = Judge(model, request.change, (), min(n for n, _ in found))
         best: dict[tuple[int, int], dict[str, float]] = {}
         silent = EditPlan()
-        for (layer, head), effect in heads_that_matter(model, request.change, layers=self.config.layers).items():
+        for (layer, head), effect in found.items():
             if effect <= 0 or len(best) == self.config.top:
                 break
             part = Part(layer, head)
             silent = together(silent, part.plan(model, -part.weight(model)))
             with silent.applied(model):
-                left = judge.margin()
+                left = judge.margin(quick=True)
             best[layer, head] = {"exchange": effect, "left_when_silent_with_those_before": left}
             if self.config.goal is not None and left <= self.config.goal:
                 break
@@ -114,13 +114,15 @@ class Routing(ScaledEditor[RoutingConfig]):
             raise DataError("no head supports the answers", do="name the heads, or use prompts that the model answers")
         return best
 
-    @staticmethod
-    def _moment(model: ModelAdapter, layer: int, texts: Sequence[TokenBatch]) -> Tensor:
-        """[D, D] mean of n n^T over the tokens of the texts."""
-        site, norm, width = stream_before(layer), model.attention(layer).norm, model.info.d_model
-        total, count = torch.zeros(width, width, dtype=torch.float64, device=model.device), 0
-        for batch in texts:
-            rows = norm(model.forward(batch, capture=[site], stop_at=site, logits="none")[site])[batch.mask].double()
-            total += rows.T @ rows
-            count += len(rows)
-        return total / max(count, 1)
+
+def _moments(model: ModelAdapter, sites: Mapping[int, Site], texts: Sequence[TokenBatch]) -> dict[int, Tensor]:
+    """Layer -> [D, D] mean of n n^T over the tokens of the texts, n what its attention reads. One forward of the texts."""
+    width, count = model.info.d_model, sum(int(batch.mask.sum()) for batch in texts)
+    totals = {n: torch.zeros(width, width, dtype=torch.float64, device=model.device) for n in sites}
+    last = max(sites.values(), key=model.info.depth)
+    for batch in texts:
+        result = model.forward(batch, capture=sites.values(), stop_at=last, logits="none")
+        for n, site in sites.items():
+            rows = model.attention(n).norm(result[site])[batch.mask].double()
+            totals[n] += rows.T @ rows
+    return {n: total / max(count, 1) for n, total in totals.items()}

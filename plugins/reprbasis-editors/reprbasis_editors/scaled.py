@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import SearchConfig
-from .search import Judge, search
+from .search import Judge, search, some
 
 S = TypeVar("S", bound=SearchConfig)
 
@@ -34,11 +35,13 @@ class Direction:
             choice is computed before.
         details: why these components, and whatever else is to be said; JSON values.
         layer: the first layer that it changes; trials begin there.
+        last: whether it acts at the last token above all, so that trials may run that token alone.
     """
 
     fit: Callable[[Sequence[int]], EditPlan]
     details: Mapping[str, Any]
     layer: int = 0
+    last: bool = False
 
 
 class ScaledEditor(Editor[S]):
@@ -63,29 +66,32 @@ class ScaledEditor(Editor[S]):
             raise DataError("there is nothing to change", do="give a request with at least one batch of prompts")
         texts = kept(model, request, self.config.keep_tokens)
         found = self.direction(model, basis, request, texts)
-        judge = Judge(model, request.change, texts, found.layer)
-        start = judge.margin()
+        turns = folds(request.change, self.config.folds)
+        judge = Judge(model, request.change, list(some(texts, self.config.budget_tokens)), found.layer,
+                      [left for _, left in turns] or None)
+        start = judge.margin(quick=True)
         if self.config.goal is not None and start <= self.config.goal:
             raise DataError(f"the mean logit difference of the prompts to change is {start:.3g}, the goal {self.config.goal:g}",
                             do="give prompts that the model answers as it should not, or a lower goal")
         whole = found.fit(range(len(request.change)))
-        parts = [(found.fit(seen), Judge(model, [request.change[i] for i in left], (), found.layer))
-                 for seen, left in folds(request.change, self.config.folds)] or [(whole, judge)]
+        parts = [found.fit(seen) for seen, _ in turns] or [whole]
+        sizes = [sum(len(request.change[i].clean.ids) for i in left) for _, left in turns] or [1]
 
-        def margin_of(strength: float) -> float:
-            margins = []
-            for plan, other in parts:
+        def margin_of(strength: float, *, quick: bool = False) -> float:
+            total = 0.0
+            for group, (plan, n) in enumerate(zip(parts, sizes, strict=True)):
                 with scaled(plan, strength).applied(model):
-                    margins.append((other.margin(), other.prompts))
-            return sum(m * n for m, n in margins) / sum(n for _, n in margins)
+                    total += n * judge.margin(group if turns else None, quick=quick)
+            return total / sum(sizes)
 
         def kl_of(strength: float) -> float:
             with scaled(whole, strength).applied(model):
                 return judge.kl()
 
-        settled = search(margin_of, kl_of, start, self.config)
+        quick = None if whole.books or not found.last else partial(margin_of, quick=True)
+        settled = search(margin_of, kl_of, start, self.config, quick)
         plan, about = scaled(whole, settled.strength), dict(settled.about)
-        if parts[0][1] is not judge:
+        if turns:
             about["margin_left_out"] = about["margin"]
             with plan.applied(model):
                 about["margin"] = judge.margin()

@@ -3,38 +3,36 @@
 Shapes: B prompts, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from reprbasis.errors import DataError
+from reprbasis.errors import CapabilityError, DataError
 from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.model import ModelAdapter, Start
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.kits.components import stream_before
 from reprbasis.runtime.batches import best_of
+from reprbasis.runtime.last import LastToken
+from reprbasis.sites import Site
 
 from .config import SearchConfig
 
 _NEAR = 0.05
-"""A trial that overshoots the goal by at most this share of the way ends the search."""
+"""The goal is met to within this share of the way to it."""
+_AGAIN = 3
+"""Times that a search by the last token alone is set right by whole forwards, at most."""
+
 
 @dataclass(frozen=True)
 class Trial:
-    """A strength, the mean logit difference of the prompts to change, and the KL divergence (nats a token) on texts to keep, if
-    it was measured.
-    """
+    """A strength, and the mean logit difference of the prompts to change."""
 
     strength: float
     margin: float
-    kl: float | None = None
-
-    def within(self, budget: float) -> bool:
-        """Whether the KL divergence is known and small enough."""
-        return self.kl is not None and self.kl <= budget
 
 
 def margins(logits: Tensor, targets: Targets) -> Tensor:
@@ -86,50 +84,95 @@ def _stacked(given: Sequence[Tensor | None]) -> Tensor | None:
 
 
 class Judge:
-    """Measures a plan by forward passes. Keeps the unchanged model's log-probabilities on the texts to keep.
+    """Measures a plan by forward passes.
 
     Args:
         model: the model.
         change: the prompts to change.
         texts: to keep.
         layer: the first layer that a plan changes; forwards begin there, at streams that are kept.
+        groups: prompts (indices of `change`) that are measured apart; None: all together.
     """
 
-    def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch], layer: int = 0) -> None:
-        self.model, self.change, self.texts = model, merged(change), texts
-        self.starts = [[self._start(batch, layer) for batch in batches] for batches in ([i.clean for i in self.change], texts)]
-        self.before = self._log_probs()
-        self.prompts = sum(len(item.clean.ids) for item in change)
+    def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch], layer: int = 0,
+                 groups: Sequence[Sequence[int]] | None = None) -> None:
+        self.model, self.texts = model, texts
+        which = [range(len(change))] if groups is None else groups
+        self.change = [(group, item) for group, chosen in enumerate(which) for item in merged([change[i] for i in chosen])]
+        self.last = [self._last(item.clean, layer) for _, item in self.change]
+        self.starts = [self._start(item.clean, layer, last) for (_, item), last in zip(self.change, self.last, strict=True)]
+        self.text_starts = [self._start(batch, layer, None) for batch in texts]
+        self.before = [self._final(batch, start) for batch, start in zip(texts, self.text_starts, strict=True)]
+        self.prompts = sum(len(item.clean.ids) for _, item in self.change)
 
-    def _start(self, batch: TokenBatch, layer: int) -> Start | None:
+    def _last(self, batch: TokenBatch, layer: int) -> LastToken | None:
+        try:
+            return LastToken(self.model, batch, layer)
+        except CapabilityError:
+            return None
+
+    def _start(self, batch: TokenBatch, layer: int, last: LastToken | None) -> Start | None:
         if not layer or batch.extra:  # images may join the stream later
             return None
         site = stream_before(layer)
-        return Start(site, self.model.forward(batch, capture=[site], stop_at=site, logits="none")[site])
+        return Start(site, last.streams[layer] if last is not None else
+                     self.model.forward(batch, capture=[site], stop_at=site, logits="none")[site])
 
-    def _log_probs(self) -> list[Tensor]:
-        out = []
-        for batch, start in zip(self.texts, self.starts[1], strict=True):
-            logits = self.model.forward(batch, start=start).logits
-            assert logits is not None
-            out.append(logits[batch.mask].float().log_softmax(-1))
-        return out
+    def margin(self, group: int | None = None, *, quick: bool = False) -> float:
+        """Mean over prompts of the best answer's logit minus the best wrong answer's (without any: its log-probability).
 
-    def margin(self) -> float:
-        """Mean over prompts of the best answer's logit minus the best wrong answer's (without any: its log-probability)."""
+        Args:
+            group: of these prompts alone.
+            quick: only the last token is run, at 1/T of the cost: what a plan does at earlier tokens is left out. Where the
+                model or the plan does not allow it, it is a forward all the same.
+        """
         found = []
-        for item, start in zip(self.change, self.starts[0], strict=True):
+        for (here, item), start, last in zip(self.change, self.starts, self.last, strict=True):
+            if group is not None and group != here:
+                continue
+            if quick and last is not None and not self.model.standing:
+                found.append(margins_at(last, last.final(), item.targets)[0])
+                continue
             logits = self.model.forward(item.clean, start=start, logits="last").logits
             assert logits is not None
             found.append(margins(logits[:, 0].float(), item.targets))
         return float(torch.cat(found).mean())
 
     def kl(self) -> float:
-        """Mean over tokens of KL(before || now); 0 without texts."""
-        if not self.texts:
-            return 0.0
-        now = self._log_probs()
-        return float(torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(self.before, now, strict=True)]).mean())
+        """Mean over tokens of KL(before || now); 0 without texts. Logits exist of a few tokens at a time."""
+        total, count = 0.0, 0
+        for batch, start, before in zip(self.texts, self.text_starts, self.before, strict=True):
+            for was, now in zip(before.split(32), self._final(batch, start).split(32), strict=True):
+                a, b = (self._logits(x).float().log_softmax(-1) for x in (was, now))
+                total += float((a.exp() * (a - b)).sum())
+                count += len(a)
+        return total / max(count, 1)
+
+    def _final(self, batch: TokenBatch, start: Start | None) -> Tensor:
+        """[tokens, D] the last stream."""
+        site = Site("resid", self.model.info.n_layers - 1)
+        return self.model.forward(batch, start=start, capture=[site], stop_at=site, logits="none")[site][batch.mask]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        out = self.model.unembedding()
+        logits = out.norm(x) @ out.weight.T
+        return logits if out.bias is None else logits + out.bias
+
+
+@torch.no_grad()
+def margins_at(last: LastToken, x: Tensor, targets: Targets) -> Tensor:
+    """[K, B] `margins` of final streams [K, B, D]; with wrong answers only the logits asked about are formed."""
+    if targets.answer is None or targets.wrong is None:
+        return torch.stack([margins(last.logits_of(row).float(), targets) for row in x])
+    out = last.model.unembedding()
+    normed = out.norm(x).float()
+
+    def best(ids: Tensor) -> Tensor:
+        logits = torch.einsum("kbd,bad->kba", normed, out.weight[ids.clamp_min(0)].float())
+        logits = logits if out.bias is None else logits + out.bias[ids.clamp_min(0)]
+        return logits.masked_fill(ids < 0, -torch.inf).amax(-1)
+
+    return best(targets.answer) - best(targets.wrong)
 
 
 @dataclass(frozen=True)
@@ -145,52 +188,83 @@ class Found:
     about: dict[str, object]
 
 
-def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float], start: float, config: SearchConfig) -> Found:
-    """The smallest strength tried that meets the goal within the budget; failing that, the one that comes nearest.
-
-    More is not always better: what an edit does to a layer, later layers may overdo. A trial worse than a weaker one is too much.
+def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float], start: float, config: SearchConfig,
+           quick: Callable[[float], float] | None = None) -> Found:
+    """The smallest strength tried that meets the goal; if that exceeds the budget, about the largest within it.
 
     Args:
         margin_of: strength -> mean logit difference of the prompts to change.
-        kl_of: strength -> KL divergence on the texts to keep; asked only where the goal is met, and for what is given.
+        kl_of: strength -> KL divergence on the texts to keep; asked once where the first answer is within the budget.
         start: logit difference without the edit.
         config: goal, first strength, budget, tries.
+        quick: a cheap stand-in for `margin_of`; it finds strengths, `margin_of` sets it right.
 
     Raises:
         DataError: no strength stays within the budget.
     """
-    goal = config.goal
+    goal, strength, trials = config.goal, config.strength, list[Trial]()
     if goal is not None and start <= goal:
         return Found(0.0, {"margin_before": start, "margin": start, "reached": True, "trials": []})
+    near = 0.0 if goal is None else _NEAR * (start - goal)
+    if goal is None:
+        trials = [Trial(strength, margin_of(strength))]
+    aim = goal
+    for _ in range(0 if goal is None else _AGAIN if quick else 1):
+        assert goal is not None and aim is not None
+        here = _climb(quick or margin_of, start, aim, strength, config.tries, near)
+        best = min((t for t in here if t.margin <= aim), key=lambda t: t.strength, default=min(here, key=lambda t: t.margin))
+        trials += here if quick is None else [Trial(best.strength, margin_of(best.strength))]
+        if quick is None or best.margin > aim or abs(trials[-1].margin - goal) <= near:
+            break
+        share = (start - goal) / max(start - trials[-1].margin, 0.25 * (start - goal))  # of what the stand-in does, whole forwards see
+        aim, strength = start - share * (start - aim), best.strength
+    slack = near if quick else 0.0
+    best = min((t for t in trials if goal is not None and t.margin <= goal + slack), key=lambda t: t.strength,
+               default=min(trials, key=lambda t: t.margin))
+    kl = kl_of(best.strength)
+    for _ in range(config.tries if kl > config.budget else 0):
+        strength = best.strength * min(0.9, 0.95 * (config.budget / kl) ** 0.5)  # it grows with about the square
+        kl, best = kl_of(strength), Trial(strength, torch.nan)
+        if kl <= config.budget:
+            break
+    if kl > config.budget:
+        raise DataError(f"the weakest edit tried changes the texts to keep by {kl:.3g} nats a token",
+                        do=f"raise the budget of {config.budget:g}, lower the strength, or edit other components")
+    if best.margin != best.margin:
+        best = Trial(best.strength, margin_of(best.strength))
+        trials.append(best)
+    return Found(best.strength, {"margin_before": start, "margin": best.margin, "kl_keep": kl,
+                                 "reached": goal is not None and best.margin <= goal + slack,
+                                 "trials": [asdict(t) for t in trials]})
+
+
+def _climb(margin_of: Callable[[float], float], start: float, goal: float, strength: float, tries: int, near: float
+           ) -> list[Trial]:
+    """Doubles the strength until the goal is met, then halves between.
+
+    More is not always better: what an edit does to a layer, later layers may overdo. A trial worse than a weaker one is too much.
+    """
     trials: list[Trial] = []
-    low, high, strength, tight = 0.0, None, config.strength, False
-    for _ in range(config.tries if goal is not None else 1):
-        margin = margin_of(strength)
-        met = goal is not None and margin <= goal
-        now = Trial(strength, margin, kl_of(strength) if met or tight else None)
+    low, high = 0.0, None
+    for _ in range(tries):
+        now = Trial(strength, margin_of(strength))
         weaker = min((t.margin for t in trials if t.strength < strength), default=start)
         trials.append(now)
-        over = now.kl is not None and not now.within(config.budget)
-        if over and not tight:  # what seemed weak enough may not have been
-            tight, low = True, 0.0
-        if met or over or margin > weaker:
+        if now.margin <= goal or now.margin > weaker:
             high = strength
         else:
             low = strength
-        near = met and goal is not None and margin >= goal - _NEAR * (start - goal) and now.within(config.budget)
-        if near or (high is not None and high - low <= 0.02 * high):
+        if goal - near <= now.margin <= goal or (high is not None and high - low <= 0.02 * high):
             break
         strength = 2 * strength if high is None else (low + high) / 2
-    reached = [t for t in trials if t.within(config.budget) and goal is not None and t.margin <= goal]
-    best = min(reached, key=lambda t: t.strength, default=None)
-    kls = [t.kl for t in trials if t.kl is not None]
-    for t in sorted(trials, key=lambda t: t.margin):
-        if best is None:
-            t = t if t.kl is not None else replace(t, kl=kl_of(t.strength))
-            kls.append(t.kl)
-            best = t if t.within(config.budget) else None
-    if best is None:
-        raise DataError(f"the weakest edit tried changes the texts to keep by {min(kls):.3g} nats a token",
-                        do=f"raise the budget of {config.budget:g}, lower the strength, or edit other components")
-    return Found(best.strength, {"margin_before": start, "margin": best.margin, "kl_keep": best.kl, "reached": bool(reached),
-                                 "trials": [asdict(t) for t in trials]})
+    return trials
+
+
+def some(texts: Sequence[TokenBatch], tokens: int) -> Iterator[TokenBatch]:
+    """Every so many rows, so that they have about so many tokens together."""
+    step, first = max(1, round(sum(int(b.mask.sum()) for b in texts) / tokens)), 0
+    for batch in texts:
+        rows = torch.arange(-first % step, len(batch.ids), step, device=batch.ids.device)
+        first += len(batch.ids)
+        if len(rows):
+            yield batch.take(rows)

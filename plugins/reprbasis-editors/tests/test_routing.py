@@ -181,6 +181,41 @@ def test_the_search_comes_back_from_an_overshoot():
     assert found.about["reached"]
 
 
+def test_a_cheap_stand_in_is_set_right_by_whole_measurements():
+    """The stand-in sees half of what the edit does; few whole measurements, and the strength is right all the same."""
+    asked = []
+
+    def whole(s):
+        asked.append(s)
+        return 5.0 - s
+
+    config = rb.create("editor", "ridge", strength=8.0, tries=12).config
+    found = search(whole, lambda s: 0.0, 5.0, config, lambda s: 5.0 - 0.5 * s)
+    assert abs(found.about["margin"]) <= 0.25
+    assert len(asked) <= 3
+
+
+def test_over_the_budget_the_search_goes_back():
+    """KL grows with the square: about the largest strength within the budget, and the goal is not reached."""
+    config = rb.create("editor", "ridge", strength=8.0, tries=12, budget=0.01).config
+    found = search(lambda s: 5.0 - s, lambda s: 0.01 * s**2, 5.0, config)
+    assert 0.8 <= found.strength <= 1.0
+    assert not found.about["reached"]
+    with pytest.raises(DataError, match="weakest edit tried"):
+        search(lambda s: 5.0 - s, lambda s: 1.0, 5.0, config)
+
+
+def test_the_last_token_alone_says_the_same_of_an_edit_that_acts_there(model):
+    change = request_of(model, (8, 11)).change
+    layer = model.info.n_layers - 1  # nothing later reads what earlier tokens get
+    judge = Judge(model, change, (), layer, [[0], [1]])
+    weights = model.attention(layer).W_O
+    name, delta = delta_of(model, weights, 0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
+    with EditPlan({name: delta}).applied(model):
+        for group in (0, 1, None):
+            assert abs(judge.margin(group, quick=True) - judge.margin(group)) < 1e-3
+
+
 def test_a_role_that_is_not_in_the_prompt_is_told(model):
     request = request_of(model)
     with pytest.raises(DataError, match="no role 'subject'"):

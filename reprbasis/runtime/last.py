@@ -1,0 +1,111 @@
+"""The last token of prompts, run again without the tokens before it: what changes there changes nothing earlier.
+
+A trial costs a forward divided by the number of tokens. Shapes: K trials, B prompts, T tokens, D residual width, H query heads,
+G key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CapabilityError
+from ..interfaces.model import ModelAdapter
+from ..interfaces.tokens import TokenBatch
+from ..kits.components import HeadsInContext, heads_in_context, keys, project, queries, stream_before
+
+
+class LastToken:
+    """Prompts with the stream before every block from one on, kept from one forward.
+
+    Weights are read at every call, so a plan that is applied counts; but at the last token alone. What changed weights do at
+    earlier tokens is left out: measure again with a forward what a search has found.
+
+    Args:
+        model: the model.
+        batch: the prompts.
+        first: the first block that trials may change.
+
+    Attributes:
+        streams: block -> [B, T, D] the stream before it.
+        logits: [B, V] at the last token, as the forward gave them.
+
+    Raises:
+        CapabilityError: a block is not the stream plus its attention plus its MLP, or the model has standing edits.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: ModelAdapter[Any], batch: TokenBatch, first: int = 0) -> None:
+        blocks = range(first, model.info.n_layers)
+        result = model.forward(batch, capture=[stream_before(n) for n in blocks], logits="last")
+        assert result.logits is not None
+        self.model, self.batch, self.first, self.logits = model, batch, first, result.logits[:, 0]
+        self.streams = {n: result[stream_before(n)] for n in blocks}
+        self.at, self.rows = batch.last(), torch.arange(len(batch.ids), device=batch.ids.device)
+        self._past: dict[int, tuple[Tensor, Tensor]] = {}
+        again, near = self.logits_of(self.final()[0]), float(self.logits.abs().max())
+        if model.standing or not torch.allclose(again, self.logits, rtol=2e-2, atol=2e-2 * near):
+            raise CapabilityError("the blocks of this model do not add up to stream + attention + MLP",
+                                  do="name the components, so that none need be searched")
+
+    def written(self, layer: int) -> Tensor:
+        """[H, B, D] what each head writes at the last token (`HeadsInContext.written`)."""
+        return heads_in_context(self.model.attention(layer), self.streams[layer], self.batch, self.at).written
+
+    def logits_of(self, x: Tensor) -> Tensor:
+        """[..., D] final stream -> [..., V] logits."""
+        out = self.model.unembedding()
+        logits = out.norm(x) @ out.weight.T
+        return logits if out.bias is None else logits + out.bias
+
+    @torch.no_grad()
+    def final(self, added: Sequence[tuple[int, Tensor]] = (), *, first: int | None = None) -> Tensor:
+        """The stream after the last block, at the last token.
+
+        Args:
+            added: trials, by block upwards: after the attention of this block [B, D] is added. All trials go up together, so
+                that every weight is read once. Empty: one trial with nothing added.
+            first: without trials, the block to begin at; None: the first that is kept.
+
+        Returns:
+            [K, B, D], K the number of trials (1 without).
+
+        Cost: for each block, 1/T of its forward for every trial that begins there or below; keys and values of the block once.
+        """
+        trials = list(added) or [(self.first if first is None else first, torch.zeros_like(self.streams[self.first][:, 0]))]
+        if [n for n, _ in trials] != sorted(n for n, _ in trials):
+            raise ValueError("trials must go upwards")
+        x = self.streams[self.first].new_zeros(0, *self.streams[self.first][:, 0].shape)
+        for layer in range(trials[0][0], self.model.info.n_layers):
+            new = [value for n, value in trials if n == layer]
+            x = torch.cat([x, self.streams[layer][self.rows, self.at].expand(len(new), -1, -1)])
+            x = x + self._attention(layer, x)
+            if new:
+                x[len(x) - len(new):] += torch.stack(new).to(x)
+            mlp = self.model.mlp(layer)
+            x = x + mlp.function(mlp.norm(x))
+        return x
+
+    def _attention(self, layer: int, x: Tensor) -> Tensor:
+        """[K, B, D] streams of the last token before a block -> [K, B, D] what its attention writes there."""
+        weights = self.model.attention(layer)
+        if layer not in self._past:
+            at_all = weights.norm(self.streams[layer])
+            self._past[layer] = keys(weights, at_all, self.batch.positions), project(weights.W_V, None, at_all)
+        k_past, v_past = self._past[layer]  # [G, B, T, E]
+        batch, rows, at = self.batch, self.rows, self.at
+        normed, here = weights.norm(x), batch.positions[rows, at]
+        q = queries(weights, normed, here.expand(len(x), -1))
+        k = keys(weights, normed, here.expand(len(x), -1))[weights.kv_of]
+        v = project(weights.W_V, None, normed)[weights.kv_of]
+        gap = here[:, None] - batch.positions
+        seen = (gap > 0) & batch.mask & (batch.segments == batch.segments[rows, at][:, None])
+        if weights.window is not None:
+            seen &= gap < weights.window
+        score = torch.einsum("hkbe,hbte->hkbt", q, k_past[weights.kv_of]).masked_fill(~seen, -torch.inf)
+        share = (torch.cat([score, (q * k).sum(-1, keepdim=True)], -1) * weights.scale).softmax(-1)
+        mixed = torch.einsum("hkbt,hbte->hkbe", share[..., :-1], v_past[weights.kv_of]) + share[..., -1:] * v
+        return torch.einsum("hkbe,hde->kbd", mixed, weights.W_O) + HeadsInContext(share, v, weights).constant
