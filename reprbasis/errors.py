@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -97,14 +98,30 @@ class ConfigError(UserError):
 def near(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """A phrase for near misses, `did you mean 'x' or 'y'?`, or the known names when none is near; '' if none are known.
 
+    Near is what is written alike (capitals do not count) or has some of its words in a row written alike.
+
     Examples:
         >>> near("jumprlu", ["jumprelu", "topk"])
         "did you mean 'jumprelu'?"
+        >>> near("SmolLM", ["smollm2-135m-instruct", "tiny-qwen3"])
+        "did you mean 'smollm2-135m-instruct'?"
     """
-    names = sorted(set(known))
-    if close := get_close_matches(name, names, n=most, cutoff=0.6):
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    names, wanted = sorted(set(known)), name.casefold()
+    close = [n for like in get_close_matches(wanted, {n.casefold() for n in names}, n=most, cutoff=0.6)
+             for n in names if n.casefold() == like]
+    if not close:
+        parts = {n: _runs(n.casefold()) for n in names}
+        found = get_close_matches(wanted, set().union(*parts.values()), n=most, cutoff=0.75)
+        close = list(dict.fromkeys(n for like in found for n in names if like in parts[n]))
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close[:most]) + "?"
     if not names:
         return ""
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return f"known: {shown}"
+
+
+def _runs(name: str) -> set[str]:
+    """Words of a name, and words in a row, of two letters or more."""
+    starts, ends = ([getattr(m, at)() for m in re.finditer(r"[^-_./ ]+", name)] for at in ("start", "end"))
+    return {name[a:b] for i, a in enumerate(starts) for b in ends[i:] if b - a > 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reprbasis import Component, ComponentConfig, hookimpl
-from reprbasis.errors import ConfigError, PluginError, UnknownComponentError
+from reprbasis.errors import ConfigError, PluginError, UnknownComponentError, near
 from reprbasis.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +21,17 @@ class Options(ComponentConfig):
 
 def learner(name, **more):
     return Component("learner", name, Options, "nowhere:X", "A learner", **more)
+
+
+# ---- near misses
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("jumprlu", "did you mean 'jumprelu'?"), ("SMOLM2", "did you mean 'smollm2-135m-instruct'?"),
+    ("l0", "did you mean 'target_l0'?"), ("tiny", "did you mean 'tiny-llava' or 'tiny-qwen3'?"),
+    ("x", "known: jumprelu, smollm2-135m-instruct, target_l0, tiny-llava, tiny-qwen3"),
+])
+def test_near_misses_are_written_alike_as_a_whole_or_in_part(name, told):
+    assert near(name, ["jumprelu", "smollm2-135m-instruct", "target_l0", "tiny-llava", "tiny-qwen3"]) == told
 
 
 # ---- the registry

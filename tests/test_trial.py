@@ -12,6 +12,7 @@ from reprbasis.errors import DataError, UserError
 from reprbasis.interfaces.task import ContrastPair
 from reprbasis.interfaces.tokens import Example
 from reprbasis.runtime.trial import BY_CASE, MEASURES, trial
+from reprbasis.testing.models import tiny_config
 from reprbasis.testing.toys import toy_model
 
 
@@ -87,7 +88,8 @@ def test_try_prints_measures_controls_and_examples(checkpoint, capsys):
 
 @pytest.mark.parametrize(("model", "task", "message"), [
     ("CHECKPOINT", "svo", "did you mean 'sva'"), ("CHECKPOINT", "{use: sva, set: complex}", "set"),
-    ("./nothing-here", "sva", "no installed adapter runs"), ("{use: lama}", "sva", "there is no model 'lama'"),
+    ("./nothing-here", "sva", "no checkpoint at"),
+    ("smolm2", "sva", "did you mean 'smollm2-135m-instruct'"), ("{use: lama}", "sva", "there is no model 'lama'"),
 ])
 def test_mistakes_exit_with_2(checkpoint, capsys, model, task, message):
     assert main(["tasks", "try", model.replace("CHECKPOINT", str(checkpoint)), task]) == 2
@@ -97,5 +99,13 @@ def test_mistakes_exit_with_2(checkpoint, capsys, model, task, message):
 def test_the_adapter_is_found_by_the_checkpoint(checkpoint):
     assert common.pick_model(rb.registry(), str(checkpoint)).name.endswith("/llama")
     assert common.pick_model(rb.registry(), str(checkpoint), "llama").config.checkpoint == str(checkpoint)
-    with pytest.raises(UserError, match="no installed adapter runs"):
+    with pytest.raises(UserError, match=r"no checkpoint at '\./nothing'"):  # said once, not by every adapter
         common.pick_model(rb.registry(), "./nothing")
+
+
+def test_an_architecture_that_nothing_runs_is_refused_by_every_adapter(tmp_path):
+    config = tiny_config("gpt2")
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no installed adapter runs(.|\n)*llama: .*GPT2LMHeadModel(.|\n)*qwen: "):
+        common.pick_model(rb.registry(), str(tmp_path))

@@ -83,7 +83,7 @@ def pick_model(registry: Registry, given: str, use: str | None = None) -> Select
         use: name of the adapter; None: the first installed one, by name, that can run the checkpoint.
 
     Raises:
-        UserError: no adapter runs the checkpoint; says what each of them said.
+        UserError: no adapter runs the checkpoint; says what each of them said, or what they all said.
     """
     from ..config.strict_yaml import parse_yaml
     from ..errors import ReprBasisError, UserError
@@ -92,17 +92,22 @@ def pick_model(registry: Registry, given: str, use: str | None = None) -> Select
         return registry.select("model", parse_yaml(given, f"MODEL {given}").data)
     if use is not None:
         return registry.select("model", {"use": use, "checkpoint": given})
-    said = []
+    said: dict[str, ReprBasisError] = {}
     for found in registry.components("model"):
+        if "checkpoint" not in found.component.config.model_fields:
+            continue
         try:
             selection = registry.select("model", {"use": found.full_name, "checkpoint": given})
             registry.load("model", found.full_name).describe(selection.config)
         except ReprBasisError as error:
-            said.append(f"{found.name}: {error.what}")
+            said[found.name] = error
         else:
             return selection
+    if len({error.what for error in said.values()}) == 1:
+        raise next(iter(said.values()))
     raise UserError(f"no installed adapter runs '{given}'",
-                    do="\n     ".join(said) or "pip install a plugin with a model adapter; see `reprbasis plugins list model`")
+                    do="\n     ".join(f"{name}: {error.what}" for name, error in said.items())
+                    or "pip install a plugin with a model adapter; see `reprbasis plugins list model`")
 
 
 def print_json(value: Any) -> None:

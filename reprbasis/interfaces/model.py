@@ -212,6 +212,9 @@ class ModelAdapter(Configured[C]):
     provides: ClassVar[frozenset[str]] = frozenset()
     thinking: ClassVar[tuple[str, str] | None] = None
     """Text around what the model thinks before it answers, if it does; tokens between the two are flagged `thinking`."""
+    named: ClassVar[Mapping[str, Callable[[], Path]]] = {}
+    """Checkpoints that come in Python packages: name -> what finds the directory or file. Misspelled names are
+    compared with these."""
     standing: tuple[Edit, ...] = ()
     """Edits in force at every forward and generation, before those of the call; set by `EditPlan.apply` and taken back by it. A
     site that a forward does not compute (before or at `start`, beyond `stop_at`) is not edited."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -62,8 +62,6 @@ class HFAdapter(ModelAdapter[C]):
     refused: ClassVar[Mapping[str, str]] = {}
     """Architectures of the same family that it does not run, and why."""
     layout: Layout = Layout()
-    named: ClassVar[Mapping[str, Callable[[], Path]]] = {}
-    """Checkpoints that come in Python packages: name -> what finds the directory or GGUF file."""
     thinking: ClassVar[tuple[str, str] | None] = ("<think>", "</think>")
     """As for every model: here two tokens; nothing is flagged `thinking` if the tokenizer lacks them."""
     provides = frozenset({"gradients", "generate", "chat", "weights"})

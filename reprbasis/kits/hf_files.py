@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.manifest import write_bytes
-from ..errors import ArtifactError, StorageError, UserError, near
+from ..errors import ArtifactError, PluginError, StorageError, UserError, near
 
 _log = logging.getLogger(__name__)
 _NOTE = "conversion.json"
@@ -102,9 +102,7 @@ def locate(checkpoint: str, revision: str | None, *, weights: bool,
         if named and checkpoint in named:
             path, local = named[checkpoint](), True
         elif "/" not in checkpoint:  # said at once: without a connection the hub would be tried for half a minute
-            guess = f"{near(checkpoint, named)}; or " if named else ""
-            raise UserError(f"there is no checkpoint '{checkpoint}'",
-                            do=f"{guess}name a directory, a GGUF file or a hub id (owner/name)")
+            raise _unknown(checkpoint, named or {})
     if local:
         if revision is not None:
             raise UserError(f"revision '{revision}' is set for the local checkpoint '{checkpoint}'",
@@ -129,6 +127,23 @@ def locate(checkpoint: str, revision: str | None, *, weights: bool,
         raise UserError(f"cannot get '{checkpoint}': it is no path on disk, and the hub answers: {told}",
                         do="check the name and the connection, or name a local directory") from error
     return Checkpoint(folder, commit=folder.name)
+
+
+def _unknown(checkpoint: str, own: Iterable[str]) -> UserError:
+    """The error for a name that is not among an adapter's own, with what may have been meant: all adapters are asked."""
+    from ..discovery import default_registry
+
+    runs: dict[str, str] = {}
+    for found in (registry := default_registry()).components("model"):
+        try:
+            runs |= dict.fromkeys(registry.load("model", found.full_name).named, found.name)
+        except PluginError as error:  # which is told where that adapter is used
+            _log.debug("%s cannot say which checkpoints it has: %s", found.full_name, error)
+    if use := runs.get(checkpoint):
+        return UserError(f"'{checkpoint}' is a checkpoint of the model '{use}'",
+                         do=f"write {{use: {use}, checkpoint: {checkpoint}}}")
+    guess = [near(checkpoint, {*own, *runs}), "name a directory, a GGUF file or a hub id (owner/name)"]
+    return UserError(f"there is no checkpoint '{checkpoint}'", do="\n     ".join(filter(None, guess)))
 
 
 def packaged(package: str, file: str) -> Path | None:

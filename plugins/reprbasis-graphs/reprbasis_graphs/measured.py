@@ -6,7 +6,7 @@ Shapes: N prompts, B prompts of a batch, T tokens, U nodes of the circuit, K lat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reprbasis.interfaces.finder import Circuit
 from reprbasis.interfaces.metric import Metric
-from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.interfaces.model import Edit, ModelAdapter, Replace
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.circuits import Runner, fill_of
@@ -22,6 +22,7 @@ from reprbasis.kits.intervals import Estimate, mean, ratio
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
+_EMBED = Site("embed")
 Node = tuple[Site, int, int]
 """(site, row of the mask, latent); latent K is the error."""
 
@@ -68,7 +69,7 @@ def worth(model: ModelAdapter[Any], basis: Basis, circuit: Circuit, batches: Seq
     values = runner.values({s: torch.stack([m[s] for m in masks]) for s in on}).double().cpu()
     whole, empty = runner.model_values.double().cpu(), values[-1]
     names: dict[tuple[int, ...], int] = {}
-    rows = [tuple(r.tolist()) for item in batches for r in item.clean.ids.cpu()]
+    rows = [tuple(r.tolist()) for item in batches for r in item.clean.shown().cpu()]
     group = torch.tensor([names.setdefault(r, len(names)) for r in rows])
     span = float((whole - empty).mean()) or 1.0
     lost = [float((values[0] - v).mean()) / span for v in values[1:1 + len(sets)]]
@@ -113,8 +114,9 @@ def activity(model: ModelAdapter[Any], basis: Basis, circuit: Circuit, batches: 
     return Activity(*(torch.cat(s, 1) for s in sides))
 
 
-def _read(model: ModelAdapter[Any], basis: Basis, sites: Sequence[Site], side: TokenBatch) -> dict[Site, tuple[Tensor, Tensor]]:
-    return basis.states(model.forward(side, capture=sites, logits="none"))
+def _read(model: ModelAdapter[Any], basis: Basis, sites: Sequence[Site], side: TokenBatch,
+          edits: Sequence[Edit] = ()) -> dict[Site, tuple[Tensor, Tensor]]:
+    return basis.states(model.forward(side, capture=sites, edits=edits, logits="none"))
 
 
 def _values(model: ModelAdapter[Any], basis: Basis, circuit: Circuit, item: ContrastBatch, side: TokenBatch, places: Any,
@@ -134,6 +136,8 @@ def from_inputs(model: ModelAdapter[Any], basis: Basis, batches: Sequence[Contra
                 rows: Sequence[int]) -> dict[tuple[int, Node], float]:
     """How much of what corrupting the prompt changes in each node, corrupting the tokens of one place alone changes.
 
+    What is exchanged is what the tokens put into the stream, so a piece of an image can be exchanged as well as a word.
+
     Args:
         places: what rows are.
         nodes: which nodes.
@@ -149,7 +153,8 @@ def from_inputs(model: ModelAdapter[Any], basis: Basis, batches: Sequence[Contra
         if item.corrupt is None:
             continue
         index = places.index(item)
-        differs = item.clean.ids != item.corrupt.ids
+        differs = item.clean.shown() != item.corrupt.shown()
+        other = model.forward(item.corrupt, capture=[_EMBED], logits="none")[_EMBED]
         before, after = _read(model, basis, sites, item.clean), _read(model, basis, sites, item.corrupt)
         change = {node: _moved(before, after, node, index, basis.d_dict) for node in nodes}
         for node, moved in change.items():
@@ -158,8 +163,7 @@ def from_inputs(model: ModelAdapter[Any], basis: Basis, batches: Sequence[Contra
             here = differs & (index == row)
             if not bool(here.any()):
                 continue
-            mixed = replace(item.clean, ids=torch.where(here, item.corrupt.ids, item.clean.ids))
-            seen = _read(model, basis, sites, mixed)
+            seen = _read(model, basis, sites, item.clean, [Replace(_EMBED, other, here)])
             for node, moved in change.items():
                 size = torch.linalg.vector_norm(moved, dim=-1, keepdim=True)
                 along = (_moved(before, seen, node, index, basis.d_dict) * moved / size.clamp_min(1e-9)).sum()

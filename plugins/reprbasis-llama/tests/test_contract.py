@@ -37,6 +37,13 @@ class TestHalfPrecision(ModelContract):
         return tiny(tie_word_embeddings=True)
 
 
+class TestHalfPrecisionEager(ModelContract):
+    name, config = "llama", {"dtype": "bfloat16", "attention": "eager"}
+
+    def hf_config(self):
+        return tiny(num_key_value_heads=1)
+
+
 class TestAllHeadsScaledRotary(ModelContract):
     """Every query head has its own keys; rotary scaling; few positions."""
 

@@ -36,6 +36,16 @@ def test_a_misspelled_name_gives_near_misses():
         QwenAdapter.describe(QwenConfig(checkpoint="tiny-qwen"))
 
 
+@pytest.mark.parametrize(("checkpoint", "told"), [
+    ("smolm2", "did you mean 'smollm2-135m-instruct'"), ("llava", "did you mean 'tiny-llava'"),
+    ("smollm2-135m-instruct", "is a checkpoint of the model 'llama'(.|\n)*use: llama"),
+    ("gpt5", "known: smollm2-135m-instruct, tiny"),
+])
+def test_checkpoints_of_other_adapters_are_known(checkpoint, told):
+    with pytest.raises(UserError, match=told):
+        QwenAdapter(QwenConfig(checkpoint=checkpoint))
+
+
 def test_headers_without_a_class_go_by_the_model_type():
     """As configs read from GGUF files are."""
     assert architectures(SimpleNamespace(architectures=None, model_type="qwen3")) == ("Qwen3ForCausalLM",)
