@@ -119,18 +119,24 @@ def _sites(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str
 
 
 def _medians(steps: Sequence[Saved], names: Sequence[str]) -> list[str]:
-    """One row for each evaluation: medians over sites under its main condition (the first), and how long its own inputs took."""
+    """One row for each evaluation: medians over sites under its main condition, and how long its own inputs took.
+
+    The main condition is the one that has most of the measures (a control such as mean ablation lacks some), of equals the first.
+    """
     several = [s for s in steps if s.manifest and s.rows("measurements")]
     inputs = [set(s.manifest.inputs.values()) for s in several if s.manifest]
     own = [used - set.intersection(*inputs) for used in inputs]
     made = {s.step.fingerprint: s.step.made for s in steps}
     rows = []
     for s, used in zip(several, own, strict=True):
-        main = s.rows("measurements")[0]["condition"]
+        measured: dict[str, set[str]] = {}
+        for m in s.rows("measurements"):
+            measured.setdefault(m["condition"], set()).update({m["name"]}.intersection(names))
+        main = max(measured, key=lambda condition: len(measured[condition]))
         values = ([m["value"] for m in s.rows("measurements") if (m["name"], m["condition"]) == (n, main)] for n in names)
         seconds = sum(made.get(fingerprint, 0.0) for fingerprint in used)
         rows.append((s.step.name, f"{seconds:.0f}" if seconds else "-", *(_number(median(v)) if v else "" for v in values)))
-    about = "Medians over sites under the first condition of each. Seconds: making those inputs that not all evaluations share."
+    about = "Medians over sites under the main condition of each (`mean` and the like are below). Seconds: making those inputs that not all evaluations share."
     return [about, "", *_table(("evaluation", "seconds", *names), rows)]
 
 
