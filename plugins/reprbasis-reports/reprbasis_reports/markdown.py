@@ -136,7 +136,8 @@ def _medians(steps: Sequence[Saved], names: Sequence[str]) -> list[str]:
         values = ([m["value"] for m in s.rows("measurements") if (m["name"], m["condition"]) == (n, main)] for n in names)
         seconds = sum(made.get(fingerprint, 0.0) for fingerprint in used)
         rows.append((s.step.name, f"{seconds:.0f}" if seconds else "-", *(_number(median(v)) if v else "" for v in values)))
-    about = "Medians over sites under the main condition of each (`mean` and the like are below). Seconds: making those inputs that not all evaluations share."
+    about = ("Medians over sites under the main condition of each (controls are below). Seconds: making those inputs that not "
+             "all evaluations share.")
     return [about, "", *_table(("evaluation", "seconds", *names), rows)]
 
 
