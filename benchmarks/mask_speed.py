@@ -62,7 +62,7 @@ def reference(model, basis, train, metric, cost, steps, timed):
     basis.dictionary.requires_grad_(True)
     layers = [Spliced(s, basis, tokens, total[s] / count) for s in sites]
     edits: list[Edit] = layers
-    optimiser = torch.optim.Adam([layer.scores for layer in layers], lr=0.05 if steps >= 100 else 6 / steps)
+    optimiser = torch.optim.Adam([layer.scores for layer in layers], lr=3 / steps)
     prepared = time.process_time()
     for step in range(timed):
         item = train[step % len(train)]
@@ -139,7 +139,7 @@ def main():
     parser.add_argument("--timed", type=int, help="steps that the reference really makes; the others are extrapolated")
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--held-out", type=int, default=64)
-    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--inner", type=int, default=4)
     parser.add_argument("--cost", type=float, default=0.05)
     parser.add_argument("--prices", type=float, nargs="+", default=[0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3])

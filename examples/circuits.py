@@ -27,9 +27,10 @@ SITES = "resid.2::4"
 TASKS = {"sva": {"use": "sva", "set": "nounpp"},
          "ioi": {"use": "ioi", "order": "baba", "templates": [0]},
          "induction": {"use": "induction", "words": 4, "repeated": 1}}
-COSTS = {"sva": [0.03, 0.06, 0.1, 0.2], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
-PROMPTS = {"sva": (24, 24), "ioi": (16, 16), "induction": (16, 16)}  # to find circuits on, and to judge them on
+COSTS = {"sva": [0.03, 0.08, 0.2, 0.4], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
+PROMPTS = {"sva": (24, 48), "ioi": (16, 16), "induction": (16, 16)}  # to find circuits on, and to judge them on
 INNER = {"sva": 6, "ioi": 10, "induction": 10}  # steps of the mask for each run of the model
+MORE = {"sva": {"memory": 3, "loss": "abs-batch"}}  # chosen on the split `validation`, seed 0
 PATH = {"steps": 4, "rows": 96}
 SCORERS = ["attribution", {"use": "ig", **PATH}, {"use": "iterative-ig", **PATH, "rounds": 4, "nodes": 10, "path": "joint"},
            "magnitude"]
@@ -41,7 +42,7 @@ MEASURES = {"faithfulness": "faithfulness of the circuit", "without_errors": "th
 def config_of(name, args):
     """Options of the frontier of a task."""
     mask = {"use": "mask", "costs": COSTS[name], "steps": args.steps, "inner": INNER[name], "rows": args.rows,
-            "lr": 3 / args.steps, "patience": args.steps}  # a third of the steps before a node can be dropped
+            "lr": 3 / args.steps, "patience": args.steps, **MORE.get(name, {})}
     more = {"repeats": 1, "halves": True} if name == "sva" else {}  # the cheapest task
     return rb.create("step", "frontier", task=TASKS[name], sites=SITES, finders=[mask], scorers=SCORERS,
                      prompts=PROMPTS[name][0], held_out=PROMPTS[name][1], batch=8, seeds=args.seeds, random=2, **more).config
@@ -88,7 +89,7 @@ def closer(curve, world, train, args):
         return None
     judge = Judge(world.model, world.basis, circuit.setup, world.test, world.metric, fill=fill_of(circuit))
     label = f"{circuit.size()} nodes"
-    edges = edge_faithfulness(judge, circuit, train[:1], [10, 30, 100], label)[0]
+    edges = edge_faithfulness(judge, circuit, train[:2], [5, 10, 20, 40], label)[0]
     return Findings([*judge.subsets(circuit, label, draws=6), *judge.minimality(circuit, label)[0], *edges])
 
 
@@ -195,9 +196,10 @@ class Page:
         near = {m.name: m for m in self.rows if m.name in ("subset_gap", "subset_slope", "idle_nodes")}
         if not near:
             return []
-        edges = [[m.condition.split(", ")[1], told(m)] for m in self.rows if m.name == "edge_faithfulness"]
+        edges = [[m.condition.split(", ", 1)[1], told(m)] for m in self.rows if m.name == "edge_faithfulness"]
         shown = ["Faithfulness when later latents are computed from earlier ones along the strongest edges alone (error nodes as",
-                 "they are; no edges: later latents at what ablated ones give):", "", table(["edges", "faithfulness"], edges), ""]
+                 "they are; no edges: later latents at what ablated ones give; shuffled: the same weights between other nodes of",
+                 "the same two sites):", "", table(["edges", "faithfulness"], edges), ""]
         gap, slope, idle = (near[k].value for k in ("subset_gap", "subset_slope", "idle_nodes"))
         return [f"One circuit closer ({near['subset_gap'].condition}, first seed): F without random subsets of it differs from",
                 f"what the whole model without them gives by {gap:.2f} of F(M) - F(empty) on average (slope {slope:.2f});",
@@ -301,9 +303,9 @@ the corrupted prompts. Error nodes are nodes like others; every method may choos
 (F(M) - F(empty)), F the mean logit difference on held-out prompts, M the **unchanged model**; "F(basis)" is the model with
 all latents on and every error ablated. Circuits are found on prompts of the split `train` and judged on the split `test`,
 which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}, learning
-rate 3 / steps. All methods are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`:
-4 rounds, all sites on one path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 %
-bootstrap over held-out prompts of the mean over seeds (prompts, not seeds, are drawn).
+rate 3 / steps; on sva with `memory: 3` and `loss: abs-batch`. All methods are compared at the sizes that `mask` finds. `ig`: 4
+midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites on one path; `random nodes`: mean of 2 draws a seed among the
+nodes that are ever active. Intervals: 95 % bootstrap over held-out prompts of the mean over seeds (prompts are drawn, not seeds).
 
 ![Frontiers]({plot})
 

@@ -35,8 +35,8 @@ class MaskConfig(NodesConfig):
     """Steps for each run of the model; between runs the metric is extrapolated to first order in the mask."""
     memory: int = Field(1, ge=1)
     """Latest runs of the model whose prompts a step's loss is the mean over; older ones are extrapolated. With `inner: 1` too."""
-    rows: int = Field(40, ge=1)
-    """Most prompts times costs in one forward: with many costs at once each sees fewer prompts a step."""
+    rows: int = Field(32, ge=1)
+    """Most prompts times costs in one forward, which decides its time: many costs share it, with fewer prompts each."""
     lr: float | None = Field(None, gt=0)
     """Adam's learning rate; by default 3 / steps: a node of no use is dropped after a third of the steps."""
     beta: float = Field(200.0, gt=1)
