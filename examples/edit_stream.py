@@ -94,11 +94,12 @@ def tokens(model, texts):
 
 
 def item_of(model, country, target):
-    """The prompt; the answers are the likeliest tokens as it is, the wrong answer the new city."""
+    """The prompt; the answers are the likeliest tokens as it is, the wrong answer the new city; the subject is one token."""
     batch = tokens(model, [WORDING.format(country)])
+    subject = (batch.ids[0] == model.tokenizer.encode(f" {country}")[0]).nonzero()[:1]
     now = last_logits(model, batch)
     now[0, target] = -torch.inf
-    return ContrastBatch(batch, None, Targets(now.topk(RIVALS).indices, torch.tensor([[target]])))
+    return ContrastBatch(batch, None, Targets(now.topk(RIVALS).indices, torch.tensor([[target]])), {"subject": subject})
 
 
 def run(model, edits, others, session, every, strengths=()):
@@ -153,7 +154,9 @@ def main():
     parser.add_argument("--checkpoint", default="smollm2-135m-instruct")
     parser.add_argument("--edits", type=int, default=50)
     parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--component", default="mlp.24")
+    parser.add_argument("--component", default="values.23", help="values.L, mlp.L or head.L.H")
+    parser.add_argument("--at", default="subject", choices=["subject", "answer"])
+    parser.add_argument("--contexts", type=int, default=4)
     parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -166,8 +169,8 @@ def main():
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
-    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=128.0, tries=5, ridge=1e-4,
-                       keep_tokens=64, budget_tokens=64)
+    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=64.0, tries=5, ridge=1e-3, at=args.at,
+                       contexts=args.contexts, keep_tokens=64, budget_tokens=64)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
     for name in ("recursive least squares", "naive rank-one"):

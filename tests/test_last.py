@@ -66,9 +66,9 @@ def test_weights_count_as_they_are_now(model):
 
 
 def test_what_cannot_be_run_so_is_refused(model):
-    batch = prompts()
+    batch, none = prompts(), torch.zeros(1, model.info.d_model)
     with pytest.raises(ValueError, match="upwards"):
-        LastToken(model, batch).final([(1, torch.zeros(3, model.info.d_model)), (0, torch.zeros(3, model.info.d_model))])
-    shift = Codebook(Site("resid", 0), torch.zeros(1, model.info.d_model), torch.tensor([torch.inf]), torch.ones(1, model.info.d_model))
+        LastToken(model, batch).final([(1, none), (0, none)])
+    shift = Codebook(Site("resid", 0), none, torch.tensor([torch.inf]), none + 1)
     with EditPlan(books=[shift]).applied(model), pytest.raises(CapabilityError, match="do not add up"):
         LastToken(model, batch)

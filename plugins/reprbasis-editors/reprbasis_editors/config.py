@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from reprbasis import ComponentConfig
 
-ComponentName = Annotated[str, StringConstraints(pattern=r"^(head\.\d+\.\d+|mlp\.\d+)$")]
+ComponentName = Annotated[str, StringConstraints(pattern=r"^(head\.\d+\.\d+|(mlp|values)\.\d+)$")]
 
 
 class EraseConfig(ComponentConfig):
@@ -47,6 +47,8 @@ class KeyConfig(SearchConfig):
 
     at: str = "answer"
     """Where the component's input is read: `answer`, the token whose logits give it, or a role of the task (its last token)."""
+    contexts: int = Field(0, ge=0)
+    """With a role: its tokens after the beginnings of so many texts to keep are further places where the edit shall hold."""
     near: int = Field(0, ge=0)
     """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held
     each for itself and not only in the mean over all tokens."""
@@ -58,11 +60,11 @@ class LocalConfig(KeyConfig):
     """Options of editors that change what components write."""
 
     components: tuple[ComponentName, ...] = ()
-    """Which heads (`head.23.3`) and MLPs (`mlp.20`) are edited; none: chosen by what they write along the contrast, in context,
-    and confirmed by ablation."""
+    """Which heads (`head.23.3`), MLPs (`mlp.20`) and value matrices of all heads of a layer (`values.23`) are edited; none:
+    chosen by what they write along the contrast, in context, and confirmed by ablation (values: see `readers`)."""
     top: int = Field(6, ge=1)
     """How many are chosen."""
-    among: Literal["heads", "mlps", "both"] = "both"
+    among: Literal["heads", "mlps", "both", "values"] = "both"
     """What they are chosen among."""
     aim: Literal["forget", "push"] = "forget"
     """`forget`: strength 1 takes away what the component writes along the contrast, and no more; `push`: strength 1 writes one
@@ -91,7 +93,7 @@ class OnlineConfig(KeyConfig):
     """Options of `online`."""
 
     component: ComponentName | None = None
-    """The one head or MLP that holds all edits; null: the one that writes most along the first edit's contrast."""
+    """The one head, MLP or value matrix that holds all edits; null: the one that writes most along the first edit's contrast."""
     keep_weight: float = Field(1.0, ge=0)
     """Weight of the mean square change on the texts to keep."""
     ridge: float = Field(1e-3, gt=0)

@@ -19,7 +19,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
-from .parts import Part, candidates, place, read_in, targets_of
+from .parts import Part, candidates, elsewhere, place, read_in, readers, targets_of
 from .scaled import Direction, ScaledEditor, together
 from .search import Judge
 
@@ -39,22 +39,33 @@ class LocalEditor(ScaledEditor[L]):
     def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
         """One change for each component, of the same strength."""
         c, chosen = self.config, self._chosen(model, request)
-        targets = [targets_of(model, item).T for item in request.change]
         parts = [Part.parse(name, model) for name in chosen]
-        runs = [model.forward(item.clean, capture={s for p in parts for s in p.sites}, logits="none") for item in request.change]
-        keys = {part: [part.keys_in(model, run, place(item, c.at))[:, 0].double().T
-                       for run, item in zip(runs, request.change, strict=True)] for part in parts}
+        sites = {s for p in parts for s in p.sites}
+        runs = [model.forward(item.clean, capture=sites, logits="none") for item in request.change]
+        places, targets = ([get(item) for item in request.change] for get in (
+            lambda item: place(item, c.at), lambda item: targets_of(model, item)))
+        others = [elsewhere(item, c.at, texts, c.contexts) for item in request.change]
+        also = [None if batch is None else model.forward(batch, capture=sites, logits="none") for batch in others]
+        keys, ways = {}, {}  # of each part, of each batch: [I, N] and [D, N]
+        for part in parts:
+            keys[part] = [part.keys_in(model, run, at)[:, 0].double().T for run, at in zip(runs, places, strict=True)]
+            ways[part] = [part.wanted(model, run, at, target).T for run, at, target in zip(runs, places, targets, strict=True)]
+            for i, more in enumerate(also):
+                if more is not None:
+                    there = part.keys_in(model, more, more.batch.last()[:, None])[:, 0].double().T
+                    keys[part][i] = torch.cat([keys[part][i], there], 1)
+                    ways[part][i] = torch.cat([ways[part][i], ways[part][i][:, :1].expand(-1, there.shape[1])], 1)
         known = read_in(model, {part: torch.cat(held, 1) for part, held in keys.items()}, texts, c.near)
 
         def fit(which: Sequence[int]) -> EditPlan:
             plans = []
-            target = torch.cat([targets[i] for i in which], 1)
-            for part, held in keys.items():
-                here = torch.cat([held[i] for i in which], 1)
-                gain = (target * (part.weight(model).double() @ here)).sum(0)
+            for part in parts:
+                here, way = (torch.cat([held[part][i] for i in which], 1) for held in (keys, ways))
+                gain = (way * (part.weight(model).double() @ here)).sum(0)
                 size = gain if c.aim == "forget" else torch.ones_like(gain)
                 moment = known[part].moment + c.near_weight * known[part].near @ known[part].near.T
-                plans.append(part.plan(model, self.solve(-size * target, here, moment)))
+                wanted = -size * way / way.square().sum(0).clamp_min(1e-30)
+                plans.append(part.plan(model, self.solve(wanted, here, moment)))
             return together(*plans)
 
         return Direction(fit, {"components": chosen}, min(part.layer for part in parts), last=c.at == "answer")
@@ -63,6 +74,9 @@ class LocalEditor(ScaledEditor[L]):
         """Component -> why: named by the user, or P, gain and what zeroing it takes from the logit difference."""
         if self.config.components:
             return {name: {} for name in self.config.components}
+        if self.config.among == "values":
+            found = readers(model, request.change, self.config.at)
+            return {str(part): {"pull": pull} for part, pull in list(found.items())[:self.config.top]}
         judge = Judge(model, request.change, ())
         start = judge.margin()
         out: dict[str, dict[str, float]] = {}

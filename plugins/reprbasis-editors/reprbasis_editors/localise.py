@@ -42,7 +42,8 @@ def heads_that_matter(model: ModelAdapter, change: Sequence[ContrastBatch], *, l
 
     def exchange(layer: int) -> list[Tensor]:
         """[H, B, D] of each batch."""
-        return [(0 if other is None else other.written(layer)) - run.written(layer) for run, other in zip(runs, others, strict=True)]
+        return [(0 if other is None else other.written(layer)) - run.written(layer)
+                for run, other in zip(runs, others, strict=True)]
 
     def margin(trials: Sequence[tuple[int, Sequence[Tensor]]]) -> Tensor:
         """[K] of trials: (layer, what is added there in each batch)."""

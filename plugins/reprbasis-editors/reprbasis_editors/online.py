@@ -22,7 +22,7 @@ from reprbasis.runtime.basis import Basis
 
 from .config import OnlineConfig
 from .local import prior
-from .parts import Part, candidates, place, read_in, targets_of
+from .parts import Part, candidates, elsewhere, place, read_in, targets_of
 from .scaled import kept
 from .search import Judge, search, some
 
@@ -123,6 +123,7 @@ class Session:
     def __init__(self, model: ModelAdapter, part: Part, stream: Stream, texts: Sequence[TokenBatch],
                  config: OnlineConfig) -> None:
         self.model, self.part, self.stream, self.config = model, part, stream, config
+        self.texts = texts
         self.neutral = Judge(model, (), list(some(texts, config.budget_tokens)), part.layer)
         self.strength = config.strength
 
@@ -134,14 +135,15 @@ class Session:
             ConflictError: see `Stream.check`.
             DataError: the edit exceeds the budget; the stream is as it was.
         """
-        c, keys = self.config, self.part.keys(self.model, item.clean, place(item, self.config.at))[:, 0].double()
-        self.stream.check(name, keys)
-        target, gain = targets_of(self.model, item), self.stream.step(keys)
+        c = self.config
+        keys, way = keys_and_ways(self.model, self.part, item, c, self.texts)
+        self.stream.check(name, keys[:1] if c.contexts else keys)
+        gain = self.stream.step(keys)
         room = min(self.stream.room(key) for key in keys)
         judge, so_far = Judge(self.model, [item], (), self.part.layer), self.stream.change()
 
         def plan_of(strength: float) -> EditPlan:
-            return self.part.plan(self.model, so_far - strength * target.T @ gain)
+            return self.part.plan(self.model, so_far - strength * way.T @ gain)
 
         def margin_of(strength: float) -> float:
             with plan_of(strength).applied(self.model):
@@ -152,7 +154,7 @@ class Session:
                 return self.neutral.kl()
 
         found = search(margin_of, kl_of, margin_of(0.0), c.model_copy(update={"strength": self.strength}))
-        self.stream.edit(name, keys, keys @ self.stream.weight.T - found.strength * target)
+        self.stream.edit(name, keys, keys @ self.stream.weight.T - found.strength * way)
         self.strength = found.strength or self.strength
         return {"strength": found.strength, "free_key": room, **found.about}
 
@@ -200,6 +202,19 @@ class Online(Editor[OnlineConfig]):
         moment = known.moment + c.near_weight * known.near @ known.near.T
         return Session(model, part, Stream(part.weight(model), prior(keys, moment, c.keep_weight, c.ridge), conflict=c.conflict),
                        texts, c)
+
+
+def keys_and_ways(model: ModelAdapter, part: Part, item: ContrastBatch, config: OnlineConfig, texts: Sequence[TokenBatch]
+                  ) -> tuple[Tensor, Tensor]:
+    """What the part reads [N, I], and by what its output there is to change for one unit along the contrast [N, D]."""
+    at = place(item, config.at)
+    run = model.forward(item.clean, capture=part.sites, logits="none")
+    keys, way = part.keys_in(model, run, at)[:, 0].double(), part.wanted(model, run, at, targets_of(model, item))
+    way = way / way.square().sum(1, keepdim=True).clamp_min(1e-30)
+    if (also := elsewhere(item, config.at, texts, config.contexts)) is not None:
+        there = part.keys(model, also, also.last()[:, None])[:, 0].double()
+        keys, way = torch.cat([keys, there]), torch.cat([way, way[:1].expand(len(there), -1)])
+    return keys, way
 
 
 def _supporting(model: ModelAdapter, change: Sequence[ContrastBatch]) -> Iterator[Part]:

@@ -1,6 +1,7 @@
 """One editable component: its weight, what it reads (keys), what it writes; how components are chosen.
 
-Shapes: B prompts, T tokens, D residual width, I width of what a component reads (head width or MLP width), N keys.
+Shapes: B prompts, T tokens, D residual width (of values the width G E of all value heads, where a weight's output is meant), I
+width of what a component reads (head width, MLP width, or of values the residual width), N keys.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from reprbasis.errors import CapabilityError, DataError, SiteError
 from reprbasis.interfaces.editor import EditPlan
 from reprbasis.interfaces.model import ForwardResult, ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
-from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.kits.components import answer_rows, heads_in_context, neurons, stream_before, unembedded
 from reprbasis.kits.weights import delta_of
 from reprbasis.sites import Site
@@ -21,13 +22,18 @@ from reprbasis.sites import Site
 
 @dataclass(frozen=True)
 class Part:
-    """A head's slice of an output matrix (`head.3.1`), which no other head shares, or an MLP's output matrix (`mlp.3`)."""
+    """A head's slice of an output matrix (`head.3.1`), which no other head shares, an MLP's output matrix (`mlp.3`), or the
+    value matrix of all heads of a layer (`values.3`): what they take along from a token, wherever they write it.
+    """
 
     layer: int
     head: int | None = None
+    values: bool = False
 
     def __str__(self) -> str:
-        return f"mlp.{self.layer}" if self.head is None else f"head.{self.layer}.{self.head}"
+        if self.head is not None:
+            return f"head.{self.layer}.{self.head}"
+        return f"{'values' if self.values else 'mlp'}.{self.layer}"
 
     @classmethod
     def parse(cls, text: str, model: ModelAdapter) -> "Part":
@@ -36,21 +42,26 @@ class Part:
         Raises:
             SiteError: the model has no such layer or head.
         """
-        layer, *head = (int(i) for i in text.split(".")[1:])
+        kind, *numbers = text.split(".")
+        layer, *head = map(int, numbers)
         if layer >= model.info.n_layers or (head and head[0] >= model.info.n_heads):
             raise SiteError(f"the model has no component {text}",
                             do=f"it has {model.info.n_layers} layers of {model.info.n_heads} heads, counted from 0")
-        return cls(layer, *head)
+        return cls(layer, *head, values=kind == "values")
 
     def weight(self, model: ModelAdapter) -> Tensor:
-        """[D, I] view of the weight."""
+        """[D, I] view of the weight; of values [G E, D]."""
+        if self.values:
+            return model.attention(self.layer).W_V.flatten(0, 1)
         return model.mlp(self.layer).W_out if self.head is None else model.attention(self.layer).W_O[self.head]
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """What has to be captured to know its keys."""
         before = stream_before(self.layer)
-        return (before,) if self.head is not None else (before, Site("attn_out", self.layer), Site("mlp_out", self.layer))
+        if self.values or self.head is not None:
+            return (before,)
+        return before, Site("attn_out", self.layer), Site("mlp_out", self.layer)
 
     def keys(self, model: ModelAdapter, batch: TokenBatch, at: Tensor) -> Tensor:
         """[B, Q, I] what the weight reads at token positions [B, Q] of each row. Cost: a forward up to its layer."""
@@ -63,6 +74,8 @@ class Part:
             CapabilityError: the MLP reads something else than the stream after the attention.
         """
         batch, before = result.batch, result[self.sites[0]]
+        if self.values:
+            return model.attention(self.layer).norm(before)[torch.arange(len(at), device=at.device)[:, None], at]
         if self.head is not None:
             return heads_in_context(model.attention(self.layer), before, batch, at).read[self.head]
         rows = torch.arange(len(at), device=at.device)[:, None]
@@ -73,6 +86,28 @@ class Part:
             raise CapabilityError(f"the MLP of layer {self.layer} does not read the stream after the attention",
                                   do="edit heads instead")
         return read
+
+    def wanted(self, model: ModelAdapter, result: ForwardResult, at: Tensor, target: Tensor) -> Tensor:
+        """What of the weight's output is written along a direction, so that `wanted . output` is how far.
+
+        Args:
+            model: the model.
+            result: a forward that captured the `sites`.
+            at: [B, 1] the token that is read.
+            target: [B, D] unit direction at the answer.
+
+        Returns:
+            [B, D] the target itself; of values [B, G E] the target through the output matrices of all heads, each by the
+            attention that the answer's position pays to the token.
+        """
+        if not self.values:
+            return target
+        weights, last = model.attention(self.layer), result.batch.last()
+        share = heads_in_context(weights, result[self.sites[0]], result.batch, last).attention
+        share = share[:, torch.arange(len(last), device=last.device), at[:, 0]].double()
+        pulled = torch.einsum("hb,hde,bd->bhe", share, weights.W_O.double(), target)
+        out = pulled.new_zeros(len(pulled), len(weights.W_V), pulled.shape[2])
+        return out.index_add(1, weights.kv_of, pulled).flatten(1)
 
     def plan(self, model: ModelAdapter, change: Tensor) -> EditPlan:
         """The plan that adds `change` [D, I] to the weight."""
@@ -92,6 +127,20 @@ def place(item: ContrastBatch, at: str = "answer") -> Tensor:
         raise DataError(f"the prompts to change have no role '{at}'" + (f", only {', '.join(item.roles)}" if item.roles else ""),
                         do="edit at the answer (at: answer), or mark the subject, which must stand in the prompt")
     return item.roles[at][:, -1:]
+
+
+def elsewhere(item: ContrastBatch, at: str, texts: Sequence[TokenBatch], count: int) -> TokenBatch | None:
+    """The role's tokens of the first prompt after the beginnings of `count` texts: other places where the same is spoken of.
+
+    What a token's stream holds depends on what stands before it; an edit that knows one wording alone may hold in no other.
+    """
+    rows = [(b.ids[i][b.mask[i]], b) for b in texts for i in range(len(b.ids))]
+    if at == "answer" or not count or not rows or item.clean.extra:
+        return None
+    said = item.clean.ids[0][item.roles[at][0]].cpu()
+    chosen = [rows[i][0].cpu() for i in range(0, len(rows), max(1, len(rows) // count))][:count]
+    batch = TokenBatch.pad([TokenSequence(torch.cat([ids[:4 + i % 5], said]), sequence=i) for i, ids in enumerate(chosen)])
+    return batch.to(item.clean.ids.device)
 
 
 def targets_of(model: ModelAdapter, item: ContrastBatch) -> Tensor:
@@ -178,3 +227,18 @@ def _written(model: ModelAdapter, change: Sequence[ContrastBatch], among: str) -
     for part, total in totals.items():
         p, gain = (total / count).tolist()
         yield part, (p, gain)
+
+
+@torch.no_grad()
+def readers(model: ModelAdapter, change: Sequence[ContrastBatch], at: str) -> dict[Part, float]:
+    """Value matrices by how strongly what their heads take from a token (the last of role `at`) is written along the contrast:
+    mean length of `Part.wanted`, largest first. One forward of the prompts.
+    """
+    parts = [Part(n, values=True) for n in range(model.info.n_layers)]
+    totals, count = dict.fromkeys(parts, 0.0), 0
+    for item in change:
+        result = model.forward(item.clean, capture=[p.sites[0] for p in parts], logits="none")
+        count += len(item.clean.ids)
+        for part in parts:
+            totals[part] += float(part.wanted(model, result, place(item, at), targets_of(model, item)).norm(dim=1).sum())
+    return {part: total / count for part, total in sorted(totals.items(), key=lambda pair: -pair[1])}

@@ -210,14 +210,15 @@ def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float],
         trials = [Trial(strength, margin_of(strength))]
     aim = goal
     for _ in range(0 if goal is None else _AGAIN if quick else 1):
-        assert goal is not None and aim is not None
+        assert goal is not None
+        assert aim is not None
         here = _climb(quick or margin_of, start, aim, strength, config.tries, near)
         best = min((t for t in here if t.margin <= aim), key=lambda t: t.strength, default=min(here, key=lambda t: t.margin))
         trials += here if quick is None else [Trial(best.strength, margin_of(best.strength))]
         if quick is None or best.margin > aim or abs(trials[-1].margin - goal) <= near:
             break
-        share = (start - goal) / max(start - trials[-1].margin, 0.25 * (start - goal))  # of what the stand-in does, whole forwards see
-        aim, strength = start - share * (start - aim), best.strength
+        moved = max(start - trials[-1].margin, 0.25 * (start - goal))  # by whole forwards; the stand-in had said start - aim
+        aim, strength = start - (start - aim) * (start - goal) / moved, best.strength
     slack = near if quick else 0.0
     best = min((t for t in trials if goal is not None and t.margin <= goal + slack), key=lambda t: t.strength,
                default=min(trials, key=lambda t: t.margin))

@@ -7,7 +7,7 @@ import torch
 from reprbasis_editors.config import NullSpaceConfig, RidgeConfig
 from reprbasis_editors.local import NullSpace, Ridge
 from reprbasis_editors.online import ConflictError, Stream
-from reprbasis_editors.parts import Part, candidates, place
+from reprbasis_editors.parts import Part, candidates, elsewhere, place, targets_of
 
 import reprbasis as rb
 from reprbasis.errors import DataError, UserError
@@ -15,6 +15,7 @@ from reprbasis.interfaces.editor import EditRequest
 from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import Example, TokenBatch, TokenSequence
+from reprbasis.kits.components import heads_in_context
 from reprbasis.kits.weights import delta_of, parameter_of
 from reprbasis.sites import Site
 from reprbasis.testing.models import tiny_checkpoint, tiny_config
@@ -49,6 +50,34 @@ def test_e1_one_key_without_ridge_gets_its_value_exactly():
     assert float(((weight + change) @ key - value).norm() / value.norm()) <= 1e-6
     rome = (value - weight @ key) @ torch.linalg.solve(moment, key).T / (key.T @ torch.linalg.solve(moment, key))
     assert float((change - rome).norm() / rome.norm()) <= 1e-4
+
+
+def test_a_value_matrix_writes_along_the_contrast_what_its_heads_take_from_the_token(tied):
+    """`wanted . W k` is the sum over heads of attention times what the token's value gives along the target."""
+    item, part = request_of(tied).change[0], Part(1, values=True)
+    assert Part.parse(str(part), tied) == part
+    at = torch.full((4, 1), 3)
+    run = tied.forward(item.clean, capture=part.sites, logits="none")
+    target = targets_of(tied, item)
+    heads = heads_in_context(tied.attention(1), run[part.sites[0]], item.clean, item.clean.last())
+    written = torch.einsum("hb,hbe,hde->bd", heads.attention[:, :, 3], heads.values[:, :, 3], tied.attention(1).W_O)
+    output = part.keys_in(tied, run, at)[:, 0] @ part.weight(tied).T
+    along = (part.wanted(tied, run, at, target) * output).sum(1)
+    assert torch.allclose(along, (written * target).sum(1), atol=1e-5)
+    change = torch.zeros_like(part.weight(tied))
+    change[0] = 1
+    assert int((part.plan(tied, change).deltas["model.layers.1.self_attn.v_proj.weight"] != 0).sum()) == change.shape[1]
+
+
+def test_other_places_of_a_subject_stand_after_other_texts(tied):
+    item = request_of(tied).change[0]
+    item = replace(item, roles={"subject": torch.tensor([[2, 3]]).expand(4, -1)})
+    texts = [TokenBatch.pad([TokenSequence(torch.arange(10, 20)), TokenSequence(torch.arange(30, 36))])]
+    found = elsewhere(item, "subject", texts, 2)
+    assert [int(n) for n in found.mask.sum(1)] == [6, 7]
+    for i in range(2):
+        assert torch.equal(found.ids[i][found.mask[i]][-2:], item.clean.ids[0, 2:4])
+    assert elsewhere(item, "answer", texts, 2) is None
 
 
 def test_e2_a_null_space_edit_spares_the_keys_it_knows_and_no_others():

@@ -1,4 +1,4 @@
-"""Options of the evaluator and of the step."""
+"""Options of the evaluator and of the steps."""
 
 from typing import Annotated, Literal
 
@@ -43,3 +43,28 @@ class PreferConfig(ComponentConfig):
     """Random targets that each component is compared with."""
     shown: int = Field(12, ge=1)
     """Components written out as measurements; the tensors hold all."""
+
+
+class InteractConfig(ComponentConfig):
+    """Options of the step `interact`."""
+
+    layers: tuple[int, ...] | None = None
+    """Which blocks; null: all."""
+    features: int | None = Field(1024, ge=2)
+    """Latents used as sources and targets, those active most often; null: all. Cost grows with its square."""
+    most_active: float = Field(0.2, gt=0, le=1)
+    """Latents active on more than this share of the tokens, at every block, are left out: they say little of any one."""
+    mlp: bool = True
+    """Whether MLPs are looked at too: the feature joins their mean input."""
+    top: int = Field(4, ge=1)
+    """Targets kept for each component and source, of which the strongest are drawn."""
+    edges: int = Field(150, ge=1)
+    """Edges drawn at most."""
+    null: int = Field(256, ge=200)
+    """Shuffled targets that each edge is compared with."""
+    chunk: int = Field(1024, ge=1)
+    """Targets handled at a time: memory is heads times sources times this."""
+    contexts: int = Field(4, ge=0)
+    """Contexts on the card of a latent."""
+    tokens: int = Field(20_000, ge=1)
+    """Training tokens read for them."""

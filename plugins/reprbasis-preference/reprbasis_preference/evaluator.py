@@ -3,6 +3,7 @@
 Shapes: L layers, C components of a layer, H heads, N features, k targets kept, D residual width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from reprbasis.errors import SiteError
 from reprbasis.interfaces.evaluator import EvaluationInputs, Evaluator, Figure, Findings, Measurement
-from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.interfaces.model import ModelAdapter
+from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.kits.components import read, stream_before
+from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
 
 from .config import FeatureMapConfig
@@ -25,10 +28,37 @@ TOKENS = 256
 
 @dataclass(frozen=True)
 class Typical:
-    """Of one layer: mean stream that the MLP reads [D], and a typical length of each feature's share in it [N]."""
+    """Of one layer: mean stream that the MLP reads [D], a typical length of each feature's share in it [N], that of the stream
+    before the block, and the share of tokens where each feature is active [N].
+    """
 
     mean: Tensor
     scale: Tensor
+    stream: float
+    rate: Tensor
+
+
+@torch.no_grad()
+def typical(model: ModelAdapter, basis: Basis, texts: Sequence[TokenSequence], layers: Sequence[int], chosen: Tensor
+            ) -> dict[int, Typical]:
+    """From up to 256 tokens of the texts; a feature's length is its mean where it is active, or the median feature's."""
+    tokens = TokenBatch.pad([s.cut(128) for s in texts[:8]], pad_id=model.pad_id).to(model.device)
+    depth = {i: model.info.depth(stream_before(i)) for i in layers}
+    nearest = {i: min(basis.sites, key=lambda s, at=at: abs(model.info.depth(s) - at)) for i, at in depth.items()}
+    sites = {s for i in layers for s in (stream_before(i), Site("attn_out", i), nearest[i])}
+    result = model.forward(tokens, capture=sites, logits="none")
+    rows = (tokens.mask & (tokens.positions > 0)).flatten().nonzero().flatten()[:TOKENS]
+    flat = {s: result[s].flatten(0, 1)[rows] for s in sites}
+    out = {}
+    for layer in layers:
+        site, before = nearest[layer], flat[stream_before(layer)]
+        length = basis.encode(site, flat[site])[:, chosen].abs() * basis.directions(site)[chosen].norm(dim=-1)
+        active = (length > 0).sum(0)
+        scale = length.sum(0) / active.clamp_min(1)
+        usual = scale[active > 0].median() if bool((active > 0).any()) else torch.tensor(1.0)
+        out[layer] = Typical((before + flat[Site("attn_out", layer)]).mean(0), torch.where(active > 0, scale, usual),
+                             float(before.norm(dim=-1).mean()), active / len(rows))
+    return out
 
 
 class FeatureMap(Evaluator[FeatureMapConfig]):
@@ -59,14 +89,14 @@ class FeatureMap(Evaluator[FeatureMapConfig]):
         targets = unit(features - features.mean(0)) if self.config.contrast else features
         null = torch.randint(len(targets), (self.config.null,), generator=draw)
         parts: dict[str, dict[str, list[Tensor]]] = {"heads": {}, "mlps": {}}
-        typical = self._typical(inputs, layers, chosen) if self.config.mlp == "mlp_bg" else {}
+        lengths = typical(inputs.model, basis, inputs.held_out(), layers, chosen) if self.config.mlp == "mlp_bg" else {}
         for layer in layers:
             weights = model.attention(layer)
             self._add(parts["heads"], factored_ov(weights, features), targets, null, model.info.d_model**0.5)
             normed = read(weights.norm, features.to(weights.W_V))
             parts["heads"].setdefault("read", []).append(ov_directions(weights).read_share(normed).mT)
             if self.config.mlp != "none":
-                bare, usual = self.config.mlp == "mlp", typical.get(layer)
+                bare, usual = self.config.mlp == "mlp", lengths.get(layer)
                 y = mlp(model.mlp(layer), features) if bare or usual is None else mlp_bg(
                     model.mlp(layer), features, usual.mean, usual.scale)
                 size = model.info.d_model**0.5 if usual is None else usual.scale
@@ -83,27 +113,6 @@ class FeatureMap(Evaluator[FeatureMapConfig]):
                             "self_z": z_values(own, chance.movedim(-1, 0)), "shuffled_p": shuffled,
                             "shuffled_z": z_values(shuffled, chance.movedim(-1, 0)), "rel": outputs.size / read_size}.items():
             held.setdefault(name, []).append(value)
-
-    def _typical(self, inputs: EvaluationInputs, layers: range | tuple[int, ...], chosen: Tensor) -> dict[int, Typical]:
-        """From up to 256 held-out tokens; a feature's length is its mean where it is active, or the median feature's."""
-        model, basis = inputs.model, inputs.basis
-        tokens = TokenBatch.pad([s.cut(128) for s in inputs.held_out()[:8]], pad_id=model.pad_id).to(model.device)
-        depth = {i: model.info.depth(stream_before(i)) for i in layers}
-        nearest = {i: min(basis.sites, key=lambda s, at=at: abs(model.info.depth(s) - at)) for i, at in depth.items()}
-        sites = {s for i in layers for s in (stream_before(i), Site("attn_out", i), nearest[i])}
-        result = model.forward(tokens, capture=sites, logits="none")
-        rows = (tokens.mask & (tokens.positions > 0)).flatten().nonzero().flatten()[:TOKENS]
-        flat = {s: result[s].flatten(0, 1)[rows] for s in sites}
-        out = {}
-        for layer in layers:
-            site = nearest[layer]
-            length = basis.encode(site, flat[site])[:, chosen].abs() * basis.directions(site)[chosen].norm(dim=-1)
-            active = (length > 0).sum(0)
-            scale = length.sum(0) / active.clamp_min(1)
-            usual = scale[active > 0].median() if bool((active > 0).any()) else torch.tensor(1.0)
-            out[layer] = Typical((flat[stream_before(layer)] + flat[Site("attn_out", layer)]).mean(0),
-                                 torch.where(active > 0, scale, usual))
-        return out
 
     def _findings(self, values: dict[str, Tensor], layers: list[int], chosen: Tensor, d: int) -> Findings:
         rows: list[Measurement] = []

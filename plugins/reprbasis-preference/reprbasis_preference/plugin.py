@@ -1,8 +1,8 @@
-"""Declares the evaluator and the step; imports no torch."""
+"""Declares the evaluator and the steps; imports no torch."""
 
-from reprbasis import Component, hookimpl
+from reprbasis import Component, Port, hookimpl
 
-from .config import FeatureMapConfig, PreferConfig
+from .config import FeatureMapConfig, InteractConfig, PreferConfig
 
 
 @hookimpl
@@ -16,3 +16,8 @@ def reprbasis_register(register):
         kind="step", name="prefer", config=PreferConfig, factory="reprbasis_preference.step:PreferStep",
         summary="Rank heads and MLPs by how much they write the task's answer over the wrong one, in context",
         output="findings", needs_model=True, requires={"model": {"weights"}}))
+    register(Component(
+        kind="step", name="interact", config=InteractConfig, factory="reprbasis_preference.interact:InteractStep",
+        summary="A graph of which features feed which, through which head or MLP",
+        inputs=(Port("basis", "basis", requires=frozenset({"affine-decoder"})), Port("activations", "activations")),
+        output="graph", needs_model=True, requires={"model": {"weights"}}))

@@ -11,3 +11,7 @@ class TestFeatureMapOfBareFeatures(EvaluatorContract):
 
 class TestPrefer(StepContract):
     name, config = "prefer", {"task": "toy-pairs", "prompts": 8, "batch": 4, "null": 200}
+
+
+class TestInteract(StepContract):
+    name, config = "interact", {"null": 200, "chunk": 5, "edges": 6, "most_active": 1.0, "tokens": 200}
