@@ -1,8 +1,11 @@
-"""Tokenizers that join text differently: whole words, bytes, and the real model's."""
+"""Tokenizers that join text differently: words, bytes, pieces with a mark for a space, digits in groups, the real model's."""
 
 import json
+from itertools import islice
 
 import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 import reprbasis
 from reprbasis.testing.models import tiny_tokenizer
@@ -18,7 +21,47 @@ def smollm2():
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory):
     """Name -> tokenizer."""
-    return {"words": WordTokenizer(20_000), "bytes": tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))}
+    words = WordTokenizer(20_000)
+    texts = [side.text + answer for task in ("sva", "ioi", "dict-key", "list-index")
+             for split in ("train", "validation", "test")
+             for pair in islice(reprbasis.create("task", task).pairs(words, split, 0), 100)
+             for side, answer in ((pair.clean, told(pair.meta["answer"])), (pair.corrupt, told(pair.meta["wrong"])))]
+    return {"words": words, "bytes": tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")), "pieces": pieces(texts),
+            "groups": groups(texts)}
+
+
+def told(answer):
+    """The first of several answers."""
+    return answer if isinstance(answer, str) else answer[0]
+
+
+def pieces(texts):
+    """As SentencePiece does it: a mark in place of a space and before the text, single digits, a token that begins every text."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Punctuation()])
+    core.decoder = decoders.Metaspace(prepend_scheme="first")
+    return trained(core, texts, trainers.BpeTrainer(vocab_size=4000, special_tokens=["<s>"], show_progress=False), first="<s>")
+
+
+def groups(texts):
+    """As GPT-4 does it: bytes, up to three digits in one token, and brackets that join the line's end."""
+    core = Tokenizer(models.BPE())
+    cut = Regex(r"\p{N}{1,3}| ?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+")
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(cut, "isolated"),
+                                                  pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    core.decoder = decoders.ByteLevel()
+    return trained(core, texts, trainers.BpeTrainer(vocab_size=4000, special_tokens=["<|end|>"], show_progress=False,
+                                                    initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+
+
+def trained(core, texts, trainer, first=None):
+    """The tokenizer; with `first`, that token begins every text."""
+    core.train_from_iterator(texts, trainer)
+    if first:
+        core.post_processor = processors.TemplateProcessing(single=f"{first} $A", special_tokens=[(first, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=first)
 
 
 @pytest.fixture

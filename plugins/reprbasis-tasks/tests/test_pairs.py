@@ -21,9 +21,11 @@ TASKS = {  # task and options -> slots whose values no two splits share
     ("induction", ("repeated", 1), ("corruption", "other")): ("w1", "w2", "w3", "query"),
 }
 BYTES = [task for task in TASKS if task[0] in ("ioi", "pronoun", "list-index")]
+TRAINED = [("sva", ("set", "nounpp")), ("ioi",), ("dict-key",), ("list-index",)]
 MANY = {"ioi", "pronoun", "country-capital"}  # several templates, so several layouts
 CASES = [*(pytest.param(task, "words", id=f"{task}-words") for task in TASKS),
          *(pytest.param(task, "bytes", id=f"{task}-bytes") for task in BYTES),
+         *(pytest.param(task, kind, id=f"{task}-{kind}") for task in TRAINED for kind in ("pieces", "groups")),
          *(pytest.param(task, "smollm2", id=f"{task}-smollm2", marks=pytest.mark.real) for task in TASKS)]
 
 
