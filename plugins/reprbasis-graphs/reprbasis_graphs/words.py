@@ -54,13 +54,17 @@ def peaks(card: FeatureCard | None, most: int) -> list[str]:
     """Distinct tokens on which a latent is most active, of its top contexts, as people can see them."""
     raw = [] if card is None else [c.tokens[c.peak] for c in card.contexts]
     seen = [t.strip() or t.replace("\n", "↵").strip() for t in raw]
-    return list(dict.fromkeys(w for w in seen if w and w.isprintable()))[:most]
+    return distinct(seen, most)
 
 
 def promotes(card: FeatureCard | None, most: int) -> list[str]:
     """Distinct tokens it promotes most."""
-    seen = [] if card is None else [t.strip() for t, _ in card.promoted]
-    return list(dict.fromkeys(w for w in seen if w and w.isprintable()))[:most]
+    return distinct([] if card is None else [t.strip() for t, _ in card.promoted], most)
+
+
+def distinct(words: Sequence[str], most: int) -> list[str]:
+    """The first different ones that can be read: no control characters, no part of a character (U+FFFD)."""
+    return list(dict.fromkeys(w for w in words if w and w.isprintable() and "\ufffd" not in w))[:most]
 
 
 def listed(items: Sequence[str]) -> str:
