@@ -9,7 +9,7 @@ import reprbasis as rb
 from reprbasis.cli.main import main
 from reprbasis.errors import DataError
 from reprbasis.interfaces.tokens import Example, Message, TokenSequence
-from reprbasis.runtime.pairs import Coverage, match, paired
+from reprbasis.runtime.pairs import Coverage, PairedRows, match, paired
 from reprbasis.testing.toys import toy_model
 
 
@@ -52,6 +52,24 @@ def test_rows_are_those_of_single_runs(checkpoint):
         assert torch.equal(batch.a[sites[0]], batch.b[sites[0]])
     alone = model.forward(model.batch(texts[2:]), capture=sites)
     assert torch.allclose(found[1].a[sites[2]], alone.sites[sites[2]][0, 1:], atol=1e-5)
+
+
+def test_pairs_with_a_row_of_unusual_length_are_left_out_on_both_sides(checkpoint):
+    model = rb.create("model", "llama", checkpoint=str(checkpoint))
+    texts = [Example(text=t) for t in ("one two three", "four five", "five six seven eight nine", "six seven", "three four")]
+    one, two = model.info.sites[1], model.info.sites[2]
+    every = PairedRows.gather(model, model, texts, [one], [two], tokens=1000, norm_cap=1e9)
+    assert every.outliers == 0
+    cap = 1.05
+    norms = [x.norm(dim=-1) for x in (every.a[one], every.b[two])]
+    usual = (norms[0] <= cap * norms[0].median()) & (norms[1] <= cap * norms[1].median())
+    assert 0 < int((~usual).sum()) < len(usual)
+    kept = PairedRows.gather(model, model, texts, [one], [two], tokens=1000, norm_cap=cap)
+    assert kept.outliers == int((~usual).sum())
+    assert torch.equal(kept.a[one], every.a[one][usual])
+    assert torch.equal(kept.b[two], every.b[two][usual])
+    assert torch.equal(kept.group, every.group[usual])
+    assert torch.equal(kept.tokens, every.tokens[usual])
 
 
 def test_refusals():

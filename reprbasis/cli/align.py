@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
         sites = list(match.best().items())
     anchors = None
     head: dict[str, Any] = {"pairs": len(rows.group), "held_out": int(rows.test.sum()), "texts": int(rows.group.max()) + 1,
-                            "coverage": list(rows.coverage)}
+                            "outliers": rows.outliers, "coverage": list(rows.coverage)}
     if args.anchors == "vocabulary":
         one, two, shared = vocabulary_rows(*models)
         anchors, head["shared_tokens"] = (one, two), len(shared.a)
@@ -110,6 +110,8 @@ def main(args: argparse.Namespace) -> int:
     words = f", {head['shared_tokens']} shared tokens" if anchors else ""
     print(f"{head['pairs']} pairs of {head['texts']} texts ({share_a:.0%} of A's tokens, {share_b:.0%} of B's){words}, "
           f"{head['held_out']} held out, {head['seconds']:.1f} s")
+    if rows.outliers:
+        print(f"{rows.outliers} pairs left out: one of their rows is more than 10 times as long as the median of its site")
     if match is not None:
         print()
         table(("A \\ B", *map(str, match.b)), [(str(s), *(f"{v:.2f}" for v in row)) for s, row in

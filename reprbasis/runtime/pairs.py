@@ -88,6 +88,7 @@ class PairedRows:
         group: [N] index of the text of each row.
         tokens: [N] token ids of the first model.
         coverage: share of each model's tokens that found a partner.
+        outliers: pairs that were left out because one of their rows is far longer than others of its site.
     """
 
     a: Mapping[Site, Tensor]
@@ -95,11 +96,17 @@ class PairedRows:
     group: Tensor
     tokens: Tensor
     coverage: tuple[float, float]
+    outliers: int = 0
 
     @classmethod
     def gather(cls, model_a: ModelAdapter[Any], model_b: ModelAdapter[Any], examples: Iterable[Example], sites_a: Sequence[Site],
-               sites_b: Sequence[Site], *, tokens: int, **options: Any) -> PairedRows:
-        """Run both models; arguments as those of `paired`. Memory: 4 N (sum of the widths) bytes.
+               sites_b: Sequence[Site], *, tokens: int, norm_cap: float = 10.0, **options: Any) -> PairedRows:
+        """Run both models. Memory: 4 N (sum of the widths) bytes.
+
+        Args:
+            model_a, model_b, examples, sites_a, sites_b, tokens, options: as those of `paired`.
+            norm_cap: pairs with a row longer than so many medians of its site are left out. They are attention sinks beyond
+                position 0 (Sun et al. 2024, arXiv 2402.17762), and one of a hundred medians outweighs 10,000 others in a fit.
 
         Raises:
             DataError: as `paired`, or the text is too short to hold a part out.
@@ -111,7 +118,12 @@ class PairedRows:
             raise DataError("the text is too short to hold a part out", do="give at least five texts")
         a, b = ({s: torch.cat([getattr(batch, side)[s] for batch in found]) for s in dict.fromkeys(sites)}
                 for side, sites in (("a", sites_a), ("b", sites_b)))
-        return cls(a, b, group, ids, coverage.shares())
+        usual = torch.ones(len(group), dtype=torch.bool)
+        for x in (*a.values(), *b.values()):
+            norm = torch.linalg.vector_norm(x, dim=-1)
+            usual &= norm <= norm_cap * norm.median()
+        a, b = ({site: x[usual] for site, x in side.items()} for side in (a, b))
+        return cls(a, b, group[usual], ids[usual], coverage.shares(), int((~usual).sum()))
 
     @property
     def train(self) -> Tensor:

@@ -72,7 +72,8 @@ class AlignStep(Step[AlignConfig]):
                                     (rows.a[a][held], rows.b[b][held]), rows.group[held], tokens=rows.tokens[~held],
                                     test_tokens=rows.tokens[held], anchors=anchors and tuple(anchors), seed=context.seed)
         details = {"site_a": str(a), "site_b": str(b), "model_b": c.to.dump(), "aligner": c.aligner.dump(), "anchors": c.anchors,
-                   "pairs": len(rows.group), "coverage": list(rows.coverage), "verdict": verdict(measured), **shared,
+                   "pairs": len(rows.group), "outliers": rows.outliers, "coverage": list(rows.coverage),
+                   "verdict": verdict(measured), **shared,
                    "controls": {m.condition: m.value for m in measured if m.name == "cosine"}}
         return replace(alignment, details={**alignment.details, **details})
 
