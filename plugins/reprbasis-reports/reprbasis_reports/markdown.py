@@ -40,7 +40,11 @@ def page(run: RunRecord, config: MarkdownConfig) -> str:
     """The page as text."""
     steps = saved(run)
     found = [m for s in steps for m in s.rows("measurements")]
-    notes = dict.fromkeys(n for s in steps for n in s.rows("notes"))
+    notes: dict[str, list[str]] = {}  # note -> steps
+    for s in steps:
+        for n in s.rows("notes"):
+            notes.setdefault(n, []).append(s.step.name)
+    single = {n: where[0] for n, where in notes.items() if config.compare and len(where) == 1}
     source = Path(run.source).as_posix() if run.source else "PIPELINE"
     changed = [f" --set {shlex.quote(o)}" for o in run.overrides if not o.startswith("report")]
     command = f"reprbasis run {Path(source).name if Path(source).is_absolute() else source}" + "".join(changed)
@@ -48,12 +52,15 @@ def page(run: RunRecord, config: MarkdownConfig) -> str:
     seeds = " (one seed)" if not config.compare else ""
     parts = [f"# {config.title or f'Results of `{run.name}`'}",
              f"Command: `{command}`. Date: {run.started[:10]}. Seed: {run.seed}{seeds}.",
-             f"Model: {model or 'none'}; weights {str(run.model.get('revision'))[:12]}.", "", *(f"- {n}" for n in notes)]
+             f"Model: {model or 'none'}; weights {str(run.model.get('revision'))[:12]}.", "",
+             *(f"- {n}" for n in notes if n not in single)]
     parts += ["", "## Steps", "", *_table(("step", "component", "status", "seconds"), (
         (s.step.name, s.step.component, s.step.status, f"{s.step.made:.0f}") for s in steps))]
     parts += ["", *config.comment.strip().splitlines()] if config.comment else []
     if found and config.compare:
         parts += ["", "## Evaluations side by side", "", *_medians(steps, config.compare), "", *_compare(steps, config.compare)]
+        if single:
+            parts += ["", "## Notes of single evaluations", "", *(f"- {where}: {n}" for n, where in single.items())]
     elif found:
         about = "Value [95 % interval]; `n` is the number of units it rests on."
         for title, rows in (("What beats what", _wins(found)), ("All at once and overall", _overall(found)),

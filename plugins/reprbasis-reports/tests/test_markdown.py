@@ -59,12 +59,14 @@ def test_evaluations_side_by_side(tmp_path):
                 Measurement("mse", value, 9, None, None, "global", "resid.3"),
                 Measurement("l0", 40.0, 9, 38.0, 42.0, "global", "resid.3"),
                 Measurement("other", 7.0, 9, None, None, "global", "resid.3")]
-        folder = save(Findings(rows, [], [], ["The same note."]), tmp_path / name)
+        folder = save(Findings(rows, [], [], ["The same note.", f"Of {name}."]), tmp_path / name)
         steps.append(StepRecord(name, "x/evaluate", "0", folder, "findings", "done", 1.0))
     run = RunRecord("demo", tmp_path, steps, {}, 0, "2026-01-02")
     text = rb.create("reporter", "markdown", compare=["mse", "l0"]).run_ended(run, rb.registry()).read_text()
-    table = text[text.index("### resid.3"):].splitlines()[2:]
+    table = text[text.index("### resid.3"):].splitlines()[2:7]
     assert table == ["| evaluation | condition | mse | l0 |", "|---|---|---|---|", "| (all) | mean | 2 [1.5, 2.5] |  |",
                      "| first_eval | global | 0.5 | 40 [38, 42] |", "| second_eval | global | 0.25 | 40 [38, 42] |"]
+    assert "\n- The same note.\n" in text[:text.index("## Steps")]
     assert text.count("The same note.") == 1
+    assert text.index("- first_eval: Of first_eval.") > text.index("### resid.3")  # what one evaluation says comes last
     assert "What beats what" not in text
