@@ -27,6 +27,9 @@ class SearchConfig(ComponentConfig):
 
     goal: float | None = 0.0
     """Mean logit difference (answer minus wrong answer) aimed at for the prompts to change; null: `strength` as it stands."""
+    rivals: Literal["answers", "all"] = "answers"
+    """What the wrong answer is compared with for that: the answers, or whatever other token is likeliest (with a goal below 0
+    the wrong answer is then what the model says)."""
     strength: float = Field(1.0, gt=0)
     """First strength tried. It is doubled, then halved between, until the goal is met."""
     budget: float = Field(0.05, gt=0)

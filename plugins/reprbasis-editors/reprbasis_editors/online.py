@@ -140,7 +140,7 @@ class Session:
         self.stream.check(name, keys[:1] if c.contexts else keys)
         gain = self.stream.step(keys)
         room = min(self.stream.room(key) for key in keys)
-        judge, so_far = Judge(self.model, [item], (), self.part.layer), self.stream.change()
+        judge, so_far = Judge(self.model, [item], (), self.part.layer, None, c.rivals), self.stream.change()
 
         def plan_of(strength: float) -> EditPlan:
             return self.part.plan(self.model, so_far - strength * way.T @ gain)

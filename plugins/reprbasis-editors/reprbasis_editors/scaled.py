@@ -68,7 +68,7 @@ class ScaledEditor(Editor[S]):
         found = self.direction(model, basis, request, texts)
         turns = folds(request.change, self.config.folds)
         judge = Judge(model, request.change, list(some(texts, self.config.budget_tokens)), found.layer,
-                      [left for _, left in turns] or None)
+                      [left for _, left in turns] or None, self.config.rivals)
         start = judge.margin(quick=True)
         if self.config.goal is not None and start <= self.config.goal:
             raise DataError(f"the mean logit difference of the prompts to change is {start:.3g}, the goal {self.config.goal:g}",

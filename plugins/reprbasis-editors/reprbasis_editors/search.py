@@ -35,14 +35,19 @@ class Trial:
     margin: float
 
 
-def margins(logits: Tensor, targets: Targets) -> Tensor:
+def margins(logits: Tensor, targets: Targets, rivals: str = "answers") -> Tensor:
     """[B] best answer's logit minus the best wrong answer's (without any: minus the log of the sum), from [B, V].
+
+    With rivals `all` every token but the wrong answers counts as an answer.
 
     Raises:
         DataError: there are no answers.
     """
     if targets.answer is None:
         raise DataError("an edit needs answers", do="give batches whose targets name the answer to change")
+    if rivals == "all" and targets.wrong is not None:
+        there = targets.wrong.where(targets.wrong >= 0, targets.wrong[:, :1])
+        return logits.scatter(1, there, -torch.inf).amax(1) - best_of(logits, targets.wrong)
     return best_of(logits, targets.answer) - (logits.logsumexp(-1) if targets.wrong is None else best_of(logits, targets.wrong))
 
 
@@ -92,11 +97,12 @@ class Judge:
         texts: to keep.
         layer: the first layer that a plan changes; forwards begin there, at streams that are kept.
         groups: prompts (indices of `change`) that are measured apart; None: all together.
+        rivals: see `margins`.
     """
 
     def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch], layer: int = 0,
-                 groups: Sequence[Sequence[int]] | None = None) -> None:
-        self.model, self.texts = model, texts
+                 groups: Sequence[Sequence[int]] | None = None, rivals: str = "answers") -> None:
+        self.model, self.texts, self.rivals = model, texts, rivals
         which = [range(len(change))] if groups is None else groups
         self.change = [(group, item) for group, chosen in enumerate(which) for item in merged([change[i] for i in chosen])]
         self.last = [self._last(item.clean, layer) for _, item in self.change]
@@ -131,11 +137,11 @@ class Judge:
             if group is not None and group != here:
                 continue
             if quick and last is not None and not self.model.standing:
-                found.append(margins_at(last, last.final(), item.targets)[0])
+                found.append(margins_at(last, last.final(), item.targets, self.rivals)[0])
                 continue
             logits = self.model.forward(item.clean, start=start, logits="last").logits
             assert logits is not None
-            found.append(margins(logits[:, 0].float(), item.targets))
+            found.append(margins(logits[:, 0].float(), item.targets, self.rivals))
         return float(torch.cat(found).mean())
 
     def kl(self) -> float:
@@ -160,10 +166,10 @@ class Judge:
 
 
 @torch.no_grad()
-def margins_at(last: LastToken, x: Tensor, targets: Targets) -> Tensor:
+def margins_at(last: LastToken, x: Tensor, targets: Targets, rivals: str = "answers") -> Tensor:
     """[K, B] `margins` of final streams [K, B, D]; with wrong answers only the logits asked about are formed."""
-    if targets.answer is None or targets.wrong is None:
-        return torch.stack([margins(last.logits_of(row).float(), targets) for row in x])
+    if targets.answer is None or targets.wrong is None or rivals == "all":
+        return torch.stack([margins(last.logits_of(row).float(), targets, rivals) for row in x])
     out = last.model.unembedding()
     normed = out.norm(x).float()
 

@@ -9,7 +9,7 @@ from reprbasis_editors.local import ComponentSGD
 from reprbasis_editors.localise import heads_that_matter
 from reprbasis_editors.routing import towards_sink
 from reprbasis_editors.scaled import folds, together
-from reprbasis_editors.search import Judge, merged, search
+from reprbasis_editors.search import Judge, margins, merged, search
 
 import reprbasis as rb
 from reprbasis.errors import DataError, ShapeError
@@ -193,6 +193,13 @@ def test_a_cheap_stand_in_is_set_right_by_whole_measurements():
     found = search(whole, lambda s: 0.0, 5.0, config, lambda s: 5.0 - 0.5 * s)
     assert abs(found.about["margin"]) <= 0.25
     assert len(asked) <= 3
+
+
+def test_all_other_tokens_can_be_rivals():
+    logits, targets = torch.tensor([[3.0, 1.0, 2.5, 0.0]]), Targets(torch.tensor([[0]]), torch.tensor([[1, -1]]))
+    assert float(margins(logits, targets)) == 2.0
+    assert float(margins(logits, Targets(torch.tensor([[3]]), torch.tensor([[1, -1]])), "all")) == 2.0
+    assert float(margins(logits, Targets(torch.tensor([[1]]), torch.tensor([[0, 2]])), "all")) == -2.0
 
 
 def test_over_the_budget_the_search_goes_back():
