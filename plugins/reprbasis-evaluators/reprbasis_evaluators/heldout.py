@@ -34,6 +34,7 @@ class HeldOut:
         batches, clean: what was run, and the unchanged model's values.
         references: its predictions at the `unseen` positions; group: [P] sequence of each.
         owner: [N] sequence; first: [N] position 0; special: [N] template tokens; body: [N] unseen and not position 0.
+        kinds: parts of `body` that the model tells apart, by name (image and text, thinking and answer); empty if all are alike.
         tokens, groups, positions: numbers of tokens, sequences and P; original: mean loss of the unchanged model, nats.
     """
 
@@ -55,6 +56,7 @@ class HeldOut:
         self.first = torch.cat([b.positions[b.mask] == 0 for b in self.batches])
         self.special = torch.cat([b.flag("special")[b.mask] for b in self.batches])
         self.body = torch.cat([b.flag(UNSEEN)[b.mask] for b in self.batches]) & ~self.first
+        self.kinds = {name: where & self.body for name, where in _kinds(self.batches).items()}
         if not len(self.group):
             raise DataError("every held-out token that is used repeats the beginning of a training sequence",
                             do="raise sequence_tokens, or harvest more varied text")
@@ -87,6 +89,13 @@ class HeldOut:
     def compare(self, results: Iterable[ForwardResult]) -> list[tuple[Tensor, Tensor]]:
         """Loss and divergence from the unchanged model at the P positions, for each batch."""
         return [reference.compare(logits(r)) for reference, r in zip(self.references, results, strict=True)]
+
+
+def _kinds(batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
+    """[N] where each kind of token is, of those kinds that do not stand alone."""
+    image, thinking, said = (torch.cat([b.flag(name)[b.mask] for b in batches]) for name in ("image", "thinking", "assistant"))
+    pairs = ({"image": image, "text": ~image}, {"thinking": thinking, "answer": said & ~thinking})
+    return {name: where for pair in pairs if all(bool(w.any()) for w in pair.values()) for name, where in pair.items()}
 
 
 def logits(result: ForwardResult) -> Tensor:

@@ -87,6 +87,10 @@ class _Run:
     def add(self, name: str, estimate: Estimate, condition: str, site: str, unit: str = "") -> None:
         self.rows.append(Measurement(name, estimate.value, estimate.n, estimate.low, estimate.high, condition, site, unit))
 
+    def parts(self) -> list[tuple[str, Tensor]]:
+        """Suffix of a measurement's name, and [N] the tokens it is measured on: all, then each kind."""
+        return [("", self.text.body), *((f"_{name}", where) for name, where in self.text.kinds.items())]
+
     def measure(self, site: Site, basis: Basis, condition: str) -> None:
         """Codes, reconstruction and behaviour of one site under one dictionary."""
         active, replaced = [], []
@@ -98,11 +102,12 @@ class _Run:
             alive |= on.any(0)
             replaced.append(basis.decode(site, z).to(x.dtype))
         counts = torch.cat(active).float()
-        l0 = mean(counts[self.text.body], self.text.owner[self.text.body], resamples=self.config.resamples)
-        self.add("l0", l0, condition, str(site), "latents")
+        for suffix, where in self.parts():
+            l0 = mean(counts[where], self.text.owner[where], resamples=self.config.resamples)
+            self.add(f"l0{suffix}", l0, condition, str(site), "latents")
+            if not suffix and condition == "global":
+                self.l0[site] = max(round(l0.value), 1)
         self.rows.append(Measurement("alive", float(alive.sum()), self.text.tokens, None, None, condition, str(site), "latents"))
-        if condition == "global":
-            self.l0[site] = max(round(l0.value), 1)
         self.error(site, replaced, condition)
         self.behaviour(site, replaced, condition)
 
@@ -130,11 +135,12 @@ class _Run:
         text, resamples = self.text, self.config.resamples
         x, y = text.real(text.values(site)).float(), text.real(replaced).float()
         lost, spread = (x - y).square().sum(-1), (x - text.mean(site)).square().sum(-1)
-        fvu = ratio(lost[text.body], spread[text.body], text.owner[text.body], resamples=resamples)
         self.losses.setdefault((str(site), condition), {})["ev"] = lost[text.body]
         self.spread[str(site)] = spread[text.body]
-        self.add("fvu", fvu, condition, str(site))
-        self.add("ev", fvu.complement(), condition, str(site))
+        for suffix, where in self.parts():
+            fvu = ratio(lost[where], spread[where], text.owner[where], resamples=resamples)
+            self.add(f"fvu{suffix}", fvu, condition, str(site))
+            self.add(f"ev{suffix}", fvu.complement(), condition, str(site))
         sinks = ratio(lost[text.first], spread[text.first].clamp_min(1e-12), text.owner[text.first], resamples=resamples)
         self.add("fvu_first", sinks, condition, str(site))
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from reprbasis_evaluators.heldout import _kinds
 
 import reprbasis as rb
 from reprbasis.interfaces.evaluator import EvaluationInputs
-from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.kits.tokenwise import cross_entropy
 from reprbasis.runtime.basis import Basis, Normaliser
-from reprbasis.testing.toys import ToyDictionary, toy_activations, toy_model, toy_registry
+from reprbasis.testing.toys import ToyDictionary, toy_activations, toy_basis, toy_model, toy_registry
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +145,26 @@ def test_leads_are_the_differences_between_the_conditions(world):
     sites = len(model.info.sites)
     better = sum(m.value > 0 for m in found.measurements if m.name == "lead_kl" and m.condition == "mean")
     assert any(f"KL, `global` against `mean`: better at {better} of {sites} sites" in note for note in found.notes)
+
+
+def test_kinds_of_token_are_measured_apart_and_add_up():
+    """On images and questions: the whole is the mean of image tokens and text."""
+    model = rb.create("model", "lvlm")
+    scenes = rb.create("corpus", "scenes", count=40)
+    activations = rb.harvest(model, scenes, sites="resid.1", tokens=1500, held_out=0.5)
+    found = evaluate((model, activations), toy_basis(model, "resid.1"), tokens=400, together="resid.1")
+    for condition in ("global", "random"):
+        whole, image, text = (found.get(f"ev{s}", condition=condition, site="resid.1") for s in ("", "_image", "_text"))
+        assert whole.n == image.n + text.n
+        assert min(image.value, text.value) < whole.value < max(image.value, text.value)
+    assert found.get("l0_image", condition="global", site="resid.1").n == image.n
+    assert not [m for m in found.measurements if m.name.endswith(("_thinking", "_answer"))], "nothing was thought"
+
+
+def test_thoughts_and_answers_are_kinds_of_token():
+    ids = torch.arange(6)
+    thinking, assistant = (torch.tensor(x).bool() for x in ([0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0]))
+    one = TokenSequence(ids, {"thinking": thinking, "assistant": assistant})
+    kinds = _kinds([TokenBatch.pad([one])])
+    assert {k: v.nonzero()[:, 0].tolist() for k, v in kinds.items()} == {"thinking": [2, 3], "answer": [4]}
+    assert _kinds([TokenBatch.pad([TokenSequence(ids, {"assistant": assistant})])]) == {}
