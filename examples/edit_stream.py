@@ -36,6 +36,11 @@ CITIES = (
     "Chicago", "Boston", "Houston", "Denver", "Miami", "Detroit", "Dallas", "Seattle", "Munich", "Barcelona", "Toronto",
     "Sydney", "Milan", "Manchester",
 )
+KNOWN = (
+    "Jamaica", "Iceland", "Estonia", "Latvia", "Cyprus", "Malta", "Georgia", "Libya", "Sudan", "Tunisia", "Algeria", "Laos",
+    "Cambodia", "Malaysia", "Singapore", "Haiti", "Panama", "Honduras", "Guatemala", "Paraguay", "Uruguay", "Yemen", "Oman", "Qatar",
+)
+"""Countries that are said to stay; none of them is edited or measured."""
 WORDING, PARAPHRASE = "The capital of {} is the city of", "People who visit the capital of {} visit the city of"
 RIVALS = 20
 """So many of the likeliest tokens shall be less likely than the new city."""
@@ -156,7 +161,8 @@ def main():
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--component", default="values.23", help="values.L, mlp.L or head.L.H")
     parser.add_argument("--at", default="subject", choices=["subject", "answer"])
-    parser.add_argument("--contexts", type=int, default=4)
+    parser.add_argument("--contexts", type=int, default=2)
+    parser.add_argument("--near", type=int, default=48)
     parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -169,8 +175,9 @@ def main():
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
+    keep += [Example(text=WORDING.format(name)) for name in KNOWN]
     editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=64.0, tries=5, ridge=1e-3, at=args.at,
-                       contexts=args.contexts, keep_tokens=64, budget_tokens=64)
+                       contexts=args.contexts, near=args.near, keep_tokens=64, budget_tokens=64)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
     for name in ("recursive least squares", "naive rank-one"):

@@ -271,7 +271,7 @@ def some(texts: Sequence[TokenBatch], tokens: int) -> Iterator[TokenBatch]:
     """Every so many rows, so that they have about so many tokens together."""
     step, first = max(1, round(sum(int(b.mask.sum()) for b in texts) / tokens)), 0
     for batch in texts:
-        rows = torch.arange(-first % step, len(batch.ids), step, device=batch.ids.device)
+        rows = torch.arange(len(batch.ids), device=batch.ids.device)[-first % step::step]
         first += len(batch.ids)
         if len(rows):
             yield batch.take(rows)

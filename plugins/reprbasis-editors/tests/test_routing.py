@@ -9,7 +9,7 @@ from reprbasis_editors.local import ComponentSGD
 from reprbasis_editors.localise import heads_that_matter
 from reprbasis_editors.routing import towards_sink
 from reprbasis_editors.scaled import folds, together
-from reprbasis_editors.search import Judge, margins, merged, search
+from reprbasis_editors.search import Judge, margins, merged, search, some
 
 import reprbasis as rb
 from reprbasis.errors import DataError, ShapeError
@@ -193,6 +193,12 @@ def test_a_cheap_stand_in_is_set_right_by_whole_measurements():
     found = search(whole, lambda s: 0.0, 5.0, config, lambda s: 5.0 - 0.5 * s)
     assert abs(found.about["margin"]) <= 0.25
     assert len(asked) <= 3
+
+
+def test_some_texts_are_every_so_many_of_all():
+    texts = [tokens(0, rows=4), tokens(1, rows=1), tokens(2, rows=6)]  # 8 tokens a row, 88 together
+    assert [len(b.ids) for b in some(texts, 30)] == [2, 2]
+    assert sum(len(b.ids) for b in some(texts, 1000)) == 11
 
 
 def test_all_other_tokens_can_be_rivals():
