@@ -13,6 +13,7 @@ import base64
 import binascii
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,7 +48,7 @@ class Picture:
     shown: Tensor | None
 
 
-class Reader:
+class Reader(ABC):
     """Prepares images for one checkpoint with its own image processor, in the form that needs no torchvision.
 
     Args:
@@ -98,9 +99,9 @@ class Reader:
         pictures = [self.picture(load(example.images[i], example.origin)) for i in order]
         return _spliced(plain, places.nonzero().flatten().tolist(), pictures, self.token)
 
+    @abstractmethod
     def picture(self, image: Any) -> Picture:
         """Prepare one image (a PIL image in RGB)."""
-        raise NotImplementedError
 
     def shown(self, pixels: Tensor) -> Tensor | None:
         """[F, S, S, 3] small pictures of normalised frames [F, 3, H, W]."""
@@ -118,8 +119,10 @@ class Frames(Reader):
         pixels = self.processor(image, return_tensors="pt")["pixel_values"]
         size = int(self.hf_config.vision_config.patch_size)
         rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
-        whole = self.hf_config.vision_feature_select_strategy == "full"  # with the token of the whole image in front
-        frames = torch.tensor([[1, rows * columns + 1] if whole else [rows, columns]])
+        vision, chosen = self.hf_config.vision_config, self.hf_config.vision_feature_select_strategy
+        # CLIP has a class token besides; `default` drops the first
+        besides = int(vision.model_type == "clip_vision_model") - int(chosen == "default")
+        frames = torch.tensor([[1, rows * columns + besides] if besides else [rows, columns]])
         return Picture({"pixel_values": pixels}, [self.token] * int(frames.prod()), frames, self.shown(pixels))
 
 

@@ -47,9 +47,11 @@ class LvlmAdapter(HFAdapter[LvlmConfig]):
 
     family = "lvlm"
     architectures = tuple(FAMILIES)
-    refused = dict.fromkeys(
-        ("Qwen3VLMoeForConditionalGeneration", "LlavaNextForConditionalGeneration", "LlavaOnevisionForConditionalGeneration"),
-        "mixtures of experts, and LLaVA's successors that cut images into tiles, are not in the table of families")
+    refused: ClassVar[Mapping[str, str]] = {
+        "Qwen3VLMoeForConditionalGeneration":
+            "a mixture of experts, which has no single MLP whose weights could be shown or edited in a layer",
+        **dict.fromkeys(("LlavaNextForConditionalGeneration", "LlavaOnevisionForConditionalGeneration"),
+                        "one of LLaVA's successors, which cut images into tiles and are not in the table of families")}
     named: ClassVar[Mapping[str, Callable[[], Path]]] = {TINY: tiny}
     provides = HFAdapter.provides | {"vision"}
 

@@ -10,6 +10,7 @@ from transformers import (
     Qwen2VLConfig,
     Qwen3Config,
     Qwen3VLConfig,
+    SiglipVisionConfig,
     SmolVLMConfig,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -48,11 +49,12 @@ def _idefics(cls, text=None, **changes):
 def hf_config(family, **changes):
     """The Transformers config of a tiny model of a family; `changes` go to its text config."""
     if family.startswith("llava"):
-        vision = CLIPVisionConfig(hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=16,
-                                  patch_size=4)
-        text = (Qwen3Config if family == "llava-qwen3" else LlamaConfig)(**{**TEXT, **changes}, **(
-            {"head_dim": 16} if family == "llava-qwen3" else {}))
-        return LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-2,
+        modern = family == "llava-qwen3"  # SigLIP has no class token
+        vision = (SiglipVisionConfig if modern else CLIPVisionConfig)(
+            hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=4)
+        text = Qwen3Config(**{**TEXT, **changes}, head_dim=16) if modern else LlamaConfig(**{**TEXT, **changes})
+        return LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-1 if modern else -2,
+                           vision_feature_select_strategy="full" if modern else "default",
                            tie_word_embeddings=changes.get("tie_word_embeddings", False))
     tied = {"tie_word_embeddings": changes["tie_word_embeddings"]} if "tie_word_embeddings" in changes else {}
     if family == "qwen2-vl":

@@ -8,11 +8,11 @@ import torch
 from reprbasis_lvlm.config import LvlmConfig
 from reprbasis_lvlm.model import LvlmAdapter
 from reprbasis_lvlm.tiny import checkpoint
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
 
-from reprbasis.errors import DataError
+from reprbasis.errors import DataError, UserError
 from reprbasis.interfaces.model import Replace, Sampling, Start
 from reprbasis.interfaces.tokens import Example, Message, TokenBatch
 from reprbasis.sites import Site
@@ -82,8 +82,9 @@ def test_tokens_are_those_of_the_processor(model, folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     images = model.reader.processor
     if model.kind.reader == "frames":
-        own = LlavaProcessor(images, tokenizer, patch_size=4, vision_feature_select_strategy="default", image_token="<image>",
-                             num_additional_image_tokens=1, chat_template=tokenizer.chat_template)
+        strategy = model.hf_config.vision_feature_select_strategy
+        own = LlavaProcessor(images, tokenizer, patch_size=4, vision_feature_select_strategy=strategy, image_token="<image>",
+                             num_additional_image_tokens=int(strategy == "default"), chat_template=tokenizer.chat_template)
     elif model.kind.reader == "tiles":
         own = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=tokenizer.chat_template)
     else:
@@ -272,6 +273,18 @@ def test_what_cannot_be_is_said(model):
         model.forward(TokenBatch.pad([replace(found, extra={})]))
     with pytest.raises(DataError, match="cannot be read"):
         model.tokenize([ask("nowhere.png")])
+
+
+@pytest.mark.parametrize("name", ["Qwen3VLMoeForConditionalGeneration", "LlavaNextForConditionalGeneration"])
+def test_families_that_are_not_in_the_table_are_refused_before_weights_are_read(name, tmp_path):
+    kind = {"Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe", "LlavaNextForConditionalGeneration": "llava_next"}[name]
+    config = AutoConfig.for_model(kind)
+    config.architectures = [name]
+    config.save_pretrained(tmp_path)
+    for meet in (LvlmAdapter.describe, LvlmAdapter):
+        with pytest.raises(UserError, match=f"is {name}: ") as caught:
+            meet(LvlmConfig(checkpoint=str(tmp_path)))
+        assert "Qwen3VLForConditionalGeneration" in caught.value.do
 
 
 def test_replacing_what_the_projector_gives_blinds_the_model(model):
