@@ -59,7 +59,7 @@ class InteractConfig(ComponentConfig):
     top: int = Field(4, ge=1)
     """Targets kept for each component and source, of which the strongest are drawn."""
     edges: int = Field(150, ge=1)
-    """Edges drawn at most."""
+    """Edges drawn about at most, as many of each block."""
     null: int = Field(256, ge=200)
     """Shuffled targets that each edge is compared with."""
     chunk: int = Field(1024, ge=1)

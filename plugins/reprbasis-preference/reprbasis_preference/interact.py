@@ -73,7 +73,8 @@ class InteractStep(Step[InteractConfig]):
         if wrong := [i for i in layers if not 0 <= i < model.info.n_layers]:
             raise SiteError(f"the model has no layer {wrong[0]}", do=f"use layers from 0 to {model.info.n_layers - 1}")
         every, texts = torch.arange(basis.d_dict), activations.sequences("train")
-        lengths = typical(model, basis, texts, layers, every)
+        after = {n: min(n + 1, model.info.n_layers - 1) for n in layers}
+        lengths = typical(model, basis, texts, sorted({*layers, *after.values()}), every)
         rates = torch.stack([lengths[i].rate for i in layers])
         active = ((rates > 0) & (rates <= c.most_active)).any(0)
         chosen = active.nonzero().flatten()[rates[:, active].amax(0).argsort(descending=True)][:c.features].sort().values
@@ -81,8 +82,9 @@ class InteractStep(Step[InteractConfig]):
             raise DataError(f"{len(chosen)} features are active in the texts", do="harvest more, or raise most_active")
         features = unit(basis.directions(basis.sites[0])[chosen]).to(model.device)
         draw = torch.Generator().manual_seed(context.seed)
-        found = [edges_of(model, n, features, _only(lengths[n], chosen), torch.randint(len(chosen), (c.null,), generator=draw),
-                          mlp=c.mlp, top=c.top, chunk=c.chunk) for n in layers]
+        found = [edges_of(model, n, features, _only(lengths[n], chosen), lengths[after[n]].scale[chosen],
+                          torch.randint(len(chosen), (c.null,), generator=draw), mlp=c.mlp, top=c.top, chunk=c.chunk)
+                 for n in layers]
         tests = sum(model.info.n_heads + c.mlp for _ in layers) * len(chosen) ** 2
         kept = _strongest(found, c.edges, tests)
         sites = {int(chosen[i]): [stream_before(e.layer)] for e in kept for i in e.source.tolist()}
@@ -92,16 +94,16 @@ class InteractStep(Step[InteractConfig]):
         counted = sum(len(e.weight) for e in found)
         notes = [f"{len(chosen)} features, {len(layers)} blocks, {model.info.n_heads} heads{' and an MLP' if c.mlp else ''} "
                  f"each: {tests:,} pairs were looked at. Of the {counted:,} of largest gain for each component and source, "
-                 f"those that stand out of shuffled targets (false discovery rate 5 %) count, and the {c.edges} strongest are "
-                 "drawn.",
+                 f"those that stand out of shuffled targets (false discovery rate 5 %) count, and the strongest of every "
+                 "block are drawn.",
                  "Weight of an edge: what the component writes along the target when the source, at its typical length, is all "
                  "that a head attends or joins the mean input of the MLP, as a share of the target's typical length after the "
                  "block. It says what a component can move; whether a prompt makes it do so, attribution and ablation say."]
         return graph_of(model, kept, chosen, shown, notes)
 
 
-def edges_of(model: ModelAdapter, layer: int, features: Tensor, usual: Typical, null: Tensor, *, mlp: bool = True, top: int = 4,
-             chunk: int = 1024) -> Edges:
+def edges_of(model: ModelAdapter, layer: int, features: Tensor, usual: Typical, after: Tensor, null: Tensor, *,
+             mlp: bool = True, top: int = 4, chunk: int = 1024) -> Edges:
     """The `top` targets of every component of a block and every source.
 
     Args:
@@ -109,6 +111,7 @@ def edges_of(model: ModelAdapter, layer: int, features: Tensor, usual: Typical, 
         layer: the block.
         features: [N, D] unit directions.
         usual: typical lengths of these features there.
+        after: [N] the same after the block.
         null: rows drawn at random, to compare with.
         mlp: whether the MLP is looked at too.
         top, chunk: see `preferred`.
@@ -126,7 +129,7 @@ def edges_of(model: ModelAdapter, layer: int, features: Tensor, usual: Typical, 
     for outputs, size in parts:
         found = preferred(outputs, targets, null, top=min(top + 1, len(targets)), chunk=chunk)
         own = found.target == torch.arange(len(features), device=found.target.device)[None, :, None]
-        weight = found.gain * size[None, :, None] / usual.scale[found.target]
+        weight = found.gain * size[None, :, None] / after[found.target]
         part = first + torch.arange(len(found.gain), device=weight.device)[:, None, None].expand_as(weight)
         source = torch.arange(len(features), device=weight.device)[None, :, None].expand_as(weight)
         columns.append([x[~own].cpu() for x in (part, source, found.target, weight, found.p, found.z)])
@@ -139,11 +142,10 @@ def _only(usual: Typical, chosen: Tensor) -> Typical:
 
 
 def _strongest(found: Sequence[Edges], most: int, tests: int) -> list[Edges]:
-    """The edges of largest absolute weight of all blocks that stand out of chance."""
+    """Of each block, as many edges of largest absolute weight that stand out of chance; `most` together, at least one each."""
     sure = [e.take((q_values(e.z, tests=tests) < 0.05).nonzero().flatten()) for e in found]
-    sizes = torch.cat([e.weight.abs() for e in sure])
-    least = sizes.topk(min(most, len(sizes))).values.min() if len(sizes) else torch.tensor(0.0)
-    return [e.take((e.weight.abs() >= least).nonzero().flatten()) for e in sure]
+    each = max(1, most // len(found))
+    return [e.take(e.weight.abs().topk(min(each, len(e.weight))).indices) for e in sure]
 
 
 def graph_of(model: ModelAdapter, found: Sequence[Edges], chosen: Tensor, shown: dict[int, FeatureCard], notes: Sequence[str]
