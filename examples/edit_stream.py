@@ -38,7 +38,8 @@ CITIES = (
 )
 KNOWN = (
     "Jamaica", "Iceland", "Estonia", "Latvia", "Cyprus", "Malta", "Georgia", "Libya", "Sudan", "Tunisia", "Algeria", "Laos",
-    "Cambodia", "Malaysia", "Singapore", "Haiti", "Panama", "Honduras", "Guatemala", "Paraguay", "Uruguay", "Yemen", "Oman", "Qatar",
+    "Cambodia", "Malaysia", "Singapore", "Haiti", "Panama", "Honduras", "Guatemala", "Paraguay", "Uruguay", "Yemen", "Oman",
+    "Qatar",
 )
 """Countries that are said to stay; none of them is edited or measured."""
 WORDING, PARAPHRASE = "The capital of {} is the city of", "People who visit the capital of {} visit the city of"
@@ -159,10 +160,10 @@ def main():
     parser.add_argument("--checkpoint", default="smollm2-135m-instruct")
     parser.add_argument("--edits", type=int, default=50)
     parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--component", default="values.23", help="values.L, mlp.L or head.L.H")
-    parser.add_argument("--at", default="subject", choices=["subject", "answer"])
-    parser.add_argument("--contexts", type=int, default=2)
-    parser.add_argument("--near", type=int, default=48)
+    parser.add_argument("--component", default="mlp.24", help="mlp.L, head.L.H or values.L (then --at subject)")
+    parser.add_argument("--at", default="answer", choices=["subject", "answer"])
+    parser.add_argument("--contexts", type=int, default=0, help="further places where the subject stands")
+    parser.add_argument("--near", type=int, default=0, help="tokens of other countries that are held")
     parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -175,8 +176,8 @@ def main():
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
-    keep += [Example(text=WORDING.format(name)) for name in KNOWN]
-    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=64.0, tries=5, ridge=1e-3, at=args.at,
+    keep += [Example(text=WORDING.format(name)) for name in (KNOWN if args.near else ())]
+    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=128.0, tries=5, ridge=1e-4, at=args.at,
                        contexts=args.contexts, near=args.near, keep_tokens=64, budget_tokens=64)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
@@ -192,9 +193,10 @@ def main():
 
 def page(args, results, others):
     """The results page."""
+    more = "" if args.at == "answer" else f" --at {args.at} --contexts {args.contexts} --near {args.near}"
     text = [f"""# Fifty edits in one weight
 
-    python examples/edit_stream.py --edits {args.edits} --every {args.every} --component {args.component} --seed {args.seed} \\
+    python examples/edit_stream.py --edits {args.edits} --every {args.every} --component {args.component}{more} --seed {args.seed} \\
         --out docs/results/edit_stream.md
 
 `{args.checkpoint}`, float32, two busy CPU cores. Each edit lets "{WORDING.format('X')}" be followed by a city that is no
