@@ -196,8 +196,8 @@ def page(args, results, others):
     more = "" if args.at == "answer" else f" --at {args.at} --contexts {args.contexts} --near {args.near}"
     text = [f"""# Fifty edits in one weight
 
-    python examples/edit_stream.py --edits {args.edits} --every {args.every} --component {args.component}{more} --seed {args.seed} \\
-        --out docs/results/edit_stream.md
+    python examples/edit_stream.py --edits {args.edits} --every {args.every} --component {args.component}{more} \\
+        --seed {args.seed} --out docs/results/edit_stream.md
 
 `{args.checkpoint}`, float32, two busy CPU cores. Each edit lets "{WORDING.format('X')}" be followed by a city that is no
 capital (argmax over the whole vocabulary). All edits live in the output matrix of `{args.component}`; no gradient is computed,
