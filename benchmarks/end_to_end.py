@@ -67,9 +67,10 @@ def theirs(args):
 
     def timed(*inputs, **options):
         start = time.perf_counter()
-        out = forward(*inputs, **options)
-        spent[0] += time.perf_counter() - start
-        return out
+        try:
+            return forward(*inputs, **options)
+        finally:  # the peer leaves it by an exception at its layer
+            spent[0] += time.perf_counter() - start
 
     inner.forward = timed
     config = LanguageModelSAERunnerConfig(
