@@ -60,6 +60,9 @@ class InteractConfig(ComponentConfig):
     """Targets kept for each component and source, of which the strongest are drawn."""
     edges: int = Field(150, ge=1)
     """Edges drawn about at most, as many of each block."""
+    check: int = Field(4, ge=0)
+    """The edges drawn are checked in real text: at so many tokens each, where the source is strongest, it is taken out of what
+    the component reads. 0: they are not."""
     null: int = Field(256, ge=200)
     """Shuffled targets that each edge is compared with."""
     chunk: int = Field(1024, ge=1)

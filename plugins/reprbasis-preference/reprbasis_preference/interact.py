@@ -8,7 +8,7 @@ et al. 2021; every pair of features is looked at for every component, targets in
 Shapes: N features, C components of a block, k targets kept, E edges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,7 @@ from .config import InteractConfig
 from .evaluator import Typical, typical
 from .measures import q_values, unit
 from .mlps import mlp_bg
+from .removal import Removed, removed, told
 from .table import Factored, factored_output, factored_ov, preferred
 
 
@@ -87,6 +88,11 @@ class InteractStep(Step[InteractConfig]):
                  for n in layers]
         tests = sum(model.info.n_heads + c.mlp for _ in layers) * len(chosen) ** 2
         kept = _strongest(found, c.edges, tests)
+        ablated: dict[int, Removed] = {}
+        if c.check:
+            ablated = removed(model, basis, texts, {e.layer: (e.part, e.source, e.target, e.weight) for e in kept}, chosen,
+                              {n: lengths[n].scale[chosen] for n in layers},
+                              {n: lengths[after[n]].scale[chosen] for n in layers}, occurrences=c.check, seed=context.seed)
         sites = {int(chosen[i]): [stream_before(e.layer)] for e in kept for i in e.source.tolist()}
         sites |= {int(chosen[i]): [Site("resid", e.layer)] for e in kept for i in e.target.tolist()}
         held = {k: [s for s in v if s in basis.sites] or [basis.sites[0]] for k, v in sites.items()}
@@ -99,7 +105,7 @@ class InteractStep(Step[InteractConfig]):
                  "Weight of an edge: what the component writes along the target when the source, at its typical length, is all "
                  "that a head attends or joins the mean input of the MLP, as a share of the target's typical length after the "
                  "block. It says what a component can move; whether a prompt makes it do so, attribution and ablation say."]
-        return graph_of(model, kept, chosen, shown, notes)
+        return graph_of(model, kept, chosen, shown, [*notes, *([told(ablated)] if ablated else [])], ablated)
 
 
 def edges_of(model: ModelAdapter, layer: int, features: Tensor, usual: Typical, after: Tensor, null: Tensor, *,
@@ -148,8 +154,8 @@ def _strongest(found: Sequence[Edges], most: int, tests: int) -> list[Edges]:
     return [e.take(e.weight.abs().topk(min(each, len(e.weight))).indices) for e in sure]
 
 
-def graph_of(model: ModelAdapter, found: Sequence[Edges], chosen: Tensor, shown: dict[int, FeatureCard], notes: Sequence[str]
-             ) -> Graph:
+def graph_of(model: ModelAdapter, found: Sequence[Edges], chosen: Tensor, shown: dict[int, FeatureCard], notes: Sequence[str],
+             ablated: Mapping[int, Removed] | None = None) -> Graph:
     """Levels are the streams between blocks; a feature is a node wherever an edge leaves or reaches it."""
     levels = [str(stream_before(0)), *(f"resid.{n}" for n in range(model.info.n_layers))]
     nodes: dict[str, GraphNode] = {}
@@ -167,11 +173,14 @@ def graph_of(model: ModelAdapter, found: Sequence[Edges], chosen: Tensor, shown:
 
     total: dict[str, float] = {}
     for here in found:
-        rows = zip(*(x.tolist() for x in (here.part, here.source, here.target, here.weight, here.p, here.z)), strict=True)
-        for part, source, target, weight, p, z in rows:
+        moved = ablated[here.layer].moved if ablated else torch.full_like(here.weight, torch.nan)
+        rows = zip(*(x.tolist() for x in (here.part, here.source, here.target, here.weight, here.p, here.z, moved)), strict=True)
+        for part, source, target, weight, p, z, by_ablation in rows:
             a, b = node(here.layer, source), node(here.layer + 1, target)
             name = f"head {here.layer}.{part}" if part < model.info.n_heads else f"mlp {here.layer}"
-            edges.append(GraphEdge(a, b, weight, name, {"P": round(p, 4), "z": round(z, 2)}))
+            facts = {"P": round(p, 4), "z": round(z, 2)}
+            facts |= {"by ablation": round(by_ablation, 4)} if by_ablation == by_ablation else {}
+            edges.append(GraphEdge(a, b, weight, name, facts))
             for end in (a, b):
                 total[end] = total.get(end, 0.0) + abs(weight)
     weighted = [GraphNode(**{**vars(n), "weight": total[n.id]}) for n in nodes.values()]
