@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,26 @@ def test_every_epoch_visits_every_row_of_every_site_once(activations):
     site = SITES[int(chunk["site"][0])]
     whole = torch.cat([activations.read(site, s) for s in range(4)])
     assert torch.equal(chunk["x"], whole[chunk["row"]])
+
+
+@pytest.mark.parametrize(("only", "kept"), [(["early"], lambda i: i < 300), (["!early"], lambda i: i >= 300),
+                                            (["early", "!even"], lambda i: i < 300 and i % 2)])
+def test_only_rows_with_these_flags_are_served(activations, only, kept):
+    row = torch.arange(activations.tokens)
+    table = replace(activations.table, flags={"early": row < 300, "even": row % 2 == 0})
+    source = RowSource(replace(activations, table=table), SITES, seed=0, piece=100, only=only)
+    served = torch.cat([source.chunk(i)["row"] for i in range(len(source.pieces))])
+    wanted = [i for i in range(activations.tokens) if kept(i)]
+    assert served.sort().values.tolist() == sorted(wanted * len(SITES))
+    assert source.tokens == len(wanted)
+
+
+@pytest.mark.parametrize(("only", "message"), [(["thought"], "no token has the flag 'thought'"),
+                                               (["early", "!early"], "no token is at once early, !early")])
+def test_flags_that_select_nothing_are_refused(activations, only, message):
+    table = replace(activations.table, flags={"early": torch.arange(activations.tokens) < 300})
+    with pytest.raises(DataError, match=message):
+        fit(TinyLearner(Config()), replace(activations, table=table), rows=8192, only=only)
 
 
 def test_rows_of_huge_norm_weigh_less(activations):

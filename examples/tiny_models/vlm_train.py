@@ -4,8 +4,7 @@
 
 As in LLaVA, the tower is trained first and then left alone: for every patch it says which colours and shapes are seen there (by
 a linear probe that is thrown away; the held-out combinations of colour, shape and place are held out here too). Then projector
-and decoder are trained on questions: about scenes with one object, about all, and again about one (its place asked by its
-shape alone, see `Scene.questions`). Each example is one image and one question; the loss counts the answer fully and the rest of
+and decoder are trained on questions, several about each scene (see `Batches`); the loss counts the answers fully and the rest of
 the dialogue a little.
 
 Hidden matrices are trained by Muon, everything else by AdamW; rates warm up, then fall along a cosine counted in steps, so
@@ -22,7 +21,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,13 +36,15 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
 
-PATCH = 12
+PATCH = 8  # half a cell of the grid, so that no patch holds parts of two objects
 TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
             "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
             "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
             "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 MEAN, STD = 0.25, 0.25
 OTHER_TOKENS = 0.05  # weight of everything but answers
+ASKED = 6  # questions about a scene
+SINGLES = 0.3  # of the scenes with one object are kept
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -84,16 +85,24 @@ def network(tokens: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGe
     return LlavaForConditionalGeneration(config)
 
 
-def examples(seed: int, most: int = 3, long: bool = True) -> Iterator[tuple[Scene, Question]]:
-    """Endless training examples: a scene with at most so many objects, and a question about one of them (see `Scene`)."""
+def examples(seed: int) -> Iterator[tuple[Scene, list[Question]]]:
+    """Endless training examples: a scene and at most `ASKED` of the questions about it, in any order.
+
+    Few of the scenes with one object are kept: where there is one object, nothing has to be looked for.
+    """
     draw = Random(seed)
     for scene in scenes("train", seed):
-        if len(scene.things) <= most:
-            yield scene, draw.choice(scene.questions(draw.choice(scene.things), long=long))
+        if len(scene.things) > 1 or draw.random() < SINGLES:
+            asked = [q for thing in scene.things for q in thing.questions()]
+            yield scene, draw.sample(asked, min(ASKED, len(asked)))
 
 
 class Batches:
-    """Turns examples into tensors. Every part of a dialogue is tokenised once and remembered."""
+    """Turns examples into tensors. Every part of a dialogue is tokenised once and remembered.
+
+    A row is the beginning of a dialogue with the image, followed by all questions with their answers, none of which sees another:
+    each is what it would be in a dialogue of its own, and the image is read once for all.
+    """
 
     def __init__(self, tokens: PreTrainedTokenizerFast) -> None:
         self.tokens = tokens
@@ -106,19 +115,29 @@ class Batches:
             self.known[text] = self.tokens.encode(text, add_special_tokens=False)
         return self.known[text]
 
-    def __call__(self, found: list[tuple[Scene, Question]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels [B, 3, SIZE, SIZE], ids [B, T] and the weight [B, T] of each token as a target."""
-        rows, weights = [], []
-        for _, question in found:
-            ask = [*self.ids("<|im_start|>user\n"), *[self.image] * (SIZE // PATCH) ** 2, *self.ids(question.text),
-                   *self.ids("<|im_end|>\n<|im_start|>assistant\n")]
-            say, end = self.ids(question.answer), self.ids("<|im_end|>\n")
-            rows.append([*ask, *say, *end])
-            weights.append([*(0.0 if i == self.image else OTHER_TOKENS for i in ask), *[1.0] * len(say), 1.0,
-                            *[OTHER_TOKENS] * (len(end) - 1)])
-        size, pad = max(map(len, rows)), self.tokens.pad_token_id
-        return (pixels([scene for scene, _ in found]), torch.tensor([r + [pad] * (size - len(r)) for r in rows]),
-                torch.tensor([w + [0.0] * (size - len(w)) for w in weights]))
+    def __call__(self, found: list[tuple[Scene, list[Question]]]) -> tuple[dict[str, Tensor], Tensor]:
+        """What the model is given, and the weight [B, T] of each token as a target.
+
+        `pixel_values` [B, 3, SIZE, SIZE], `input_ids` and `position_ids` [B, T], `attention_mask` [B, 1, T, T] (0 or -inf).
+        """
+        begin = [*self.ids("<|im_start|>user\n"), *[self.image] * (SIZE // PATCH) ** 2]
+        rows = []
+        for _, asked in found:
+            row = [(token, at, 0, 0.0) for at, token in enumerate(begin)]
+            for number, question in enumerate(asked, 1):
+                ask = self.ids(f"{question.text}<|im_end|>\n<|im_start|>assistant\n")
+                say, end = self.ids(question.answer), self.ids("<|im_end|>\n")
+                weights = [*[OTHER_TOKENS] * len(ask), *[1.0] * (len(say) + 1), *[OTHER_TOKENS] * (len(end) - 1)]
+                weights[0] = 0.0  # what comes before it in the row is another question
+                row += [(token, len(begin) + i, number, weight)
+                        for i, (token, weight) in enumerate(zip([*ask, *say, *end], weights, strict=True))]
+            rows.append(row)
+        size, pad = max(map(len, rows)), (self.tokens.pad_token_id, 0, -1, 0.0)
+        ids, positions, parts, weight = torch.tensor([row + [pad] * (size - len(row)) for row in rows]).unbind(-1)
+        sees = (parts[:, :, None] == parts[:, None]) | (parts[:, None] == 0)
+        hidden = torch.zeros(sees.shape).masked_fill(~sees.tril(), -torch.inf)
+        return {"pixel_values": pixels([scene for scene, _ in found]), "input_ids": ids.long(), "position_ids": positions.long(),
+                "attention_mask": hidden[:, None]}, weight
 
 
 def pixels(found: list[Scene]) -> Tensor:
@@ -161,14 +180,14 @@ class Optimiser:
             part.zero_grad()
 
 
-def train_tower(model: LlavaForConditionalGeneration, source: Iterator[tuple[Scene, Question]], steps: int, batch: int,
+def train_tower(model: LlavaForConditionalGeneration, source: Iterator[Scene], steps: int, batch: int,
                 digest: hashlib._Hash) -> None:
     """Stage 1: the tower says what is seen in each patch."""
     tower = model.model.vision_tower
     probe = torch.nn.Linear(tower.config.hidden_size, len(COLOURS) + len(SHAPES))
     optimiser = Optimiser([*tower.named_parameters(), *((f"probe.{n}", p) for n, p in probe.named_parameters())], steps)
     for step in range(steps):
-        found = [scene for scene, _ in islice(source, batch)]
+        found = list(islice(source, batch))
         images, target = pixels(found), seen(found)
         digest.update(images.numpy().tobytes())
         logits = probe(tower(images).last_hidden_state[:, 1:])
@@ -178,37 +197,39 @@ def train_tower(model: LlavaForConditionalGeneration, source: Iterator[tuple[Sce
             print(f"tower {step:5d}  patches with an object right {right:.2f}", flush=True)
 
 
-def train_answers(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast, found: Iterator[tuple[Scene, Question]],
-                  steps: int, batch: int, digest: hashlib._Hash) -> None:
-    """Projector and decoder learn to answer."""
+def train_answers(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast,
+                  source: Iterator[tuple[Scene, list[Question]]], steps: int, batch: int, digest: hashlib._Hash) -> None:
+    """Stage 2: projector and decoder learn to answer."""
     make = Batches(tokens)
     model.train().model.vision_tower.requires_grad_(False)
     optimiser = Optimiser([(n, p) for n, p in model.named_parameters() if p.requires_grad], steps)
     for step in range(steps):
-        images, ids, weight = make(list(islice(found, batch)))
-        digest.update(images.numpy().tobytes() + ids.numpy().tobytes())
-        logits = model(input_ids=ids, pixel_values=images, use_cache=False).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
-        optimiser.step((loss * weight[:, 1:]).sum() / weight[:, 1:].sum())
+        found = list(islice(source, batch))
+        inputs, weight = make(found)
+        digest.update(inputs["pixel_values"].numpy().tobytes() + inputs["input_ids"].numpy().tobytes())
+        ids, weight = inputs["input_ids"][:, 1:], weight[:, 1:]
+        logits = model(**inputs, use_cache=False).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
+        optimiser.step((loss * weight).sum() / weight.sum())
         if step % 50 == 0 or step == steps - 1:
-            right = (logits.argmax(-1) == ids[:, 1:])[weight[:, 1:] == 1].float().mean()
-            print(f"answers {step:5d}  answer tokens right {right:.2f}", flush=True)
+            right = logits.argmax(-1) == ids
+            told = [float(right[i][weight[i] == 1].float().mean()) for i in range(len(found))]
+            by = [[t for t, (scene, _) in zip(told, found, strict=True) if len(scene.things) == n] for n in (1, 2, 3)]
+            print(f"answers {step:5d}  answer tokens right, 1 to 3 objects: " + "  ".join(
+                f"{sum(x) / len(x):.2f}" if x else "-" for x in by), flush=True)
 
 
-def data_hashes(facts: dict[str, Any]) -> list[str]:
-    """The hashes that training with these facts (of `recipe.json`) would note, without training."""
-    seed, batch, make = facts["seed"], facts["batch"], Batches(tokenizer())
-    digests = [hashlib.sha256(), hashlib.sha256()]
-    source = examples(seed)
+def data_hash(facts: dict[str, Any]) -> str:
+    """The hash that training with these facts (of `recipe.json`) would note, without training."""
+    seed, batch, make, digest = facts["seed"], facts["batch"], Batches(tokenizer()), hashlib.sha256()
+    source = scenes("train", seed)
     for _ in range(facts["tower_steps"]):
-        digests[0].update(pixels([scene for scene, _ in islice(source, 2 * batch)]).numpy().tobytes())
-    found = chain(islice(examples(seed + 1, most=1), facts["first_steps"] * batch), examples(seed + 2))
-    last = examples(seed + 3, most=1, long=False)
-    for digest, stream, steps in ((digests[0], found, facts["steps"]), (digests[1], last, facts["last_steps"])):
-        for _ in range(steps):
-            images, ids, _ = make(list(islice(stream, batch)))
-            digest.update(images.numpy().tobytes() + ids.numpy().tobytes())
-    return [d.hexdigest() for d in digests]
+        digest.update(pixels(list(islice(source, 4 * batch))).numpy().tobytes())
+    found = examples(seed + 1)
+    for _ in range(facts["steps"]):
+        inputs, _ = make(list(islice(found, batch)))
+        digest.update(inputs["pixel_values"].numpy().tobytes() + inputs["input_ids"].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast, out: Path, facts: dict[str, Any]) -> None:
@@ -220,30 +241,24 @@ def save(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast, 
 
 
 def main() -> None:
-    """All stages. The last goes on from the second's checkpoint, which is rounded to bfloat16."""
+    """Both stages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--tower-steps", type=int, default=400)
-    parser.add_argument("--first-steps", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--last-steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--tower-steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokens = tokenizer()
     model, begun = network(tokens, args.seed).train(), time.perf_counter()
-    digests = [hashlib.sha256(), hashlib.sha256()]
-    train_tower(model, examples(args.seed), args.tower_steps, 2 * args.batch, digests[0])
-    found = chain(islice(examples(args.seed + 1, most=1), args.first_steps * args.batch), examples(args.seed + 2))
-    train_answers(model, tokens, found, args.steps, args.batch, digests[0])
-    model = model.to(torch.bfloat16).float()
-    train_answers(model, tokens, examples(args.seed + 3, most=1, long=False), args.last_steps, args.batch, digests[1])
+    digest = hashlib.sha256()
+    train_tower(model, scenes("train", args.seed), args.tower_steps, 4 * args.batch, digest)
+    train_answers(model, tokens, examples(args.seed + 1), args.steps, args.batch, digest)
     save(model, tokens, args.out, {
-        "recipe": "examples/tiny_models/vlm_train.py", "seed": args.seed, "tower_steps": args.tower_steps,
-        "first_steps": args.first_steps, "steps": args.steps, "last_steps": args.last_steps, "batch": args.batch,
-        "parameters": sum(p.numel() for p in model.parameters()), "data_sha256": [d.hexdigest() for d in digests],
+        "recipe": "examples/tiny_models/vlm_train.py", "seed": args.seed, "tower_steps": args.tower_steps, "steps": args.steps,
+        "batch": args.batch, "parameters": sum(p.numel() for p in model.parameters()), "data_sha256": digest.hexdigest(),
         "torch": torch.__version__, "threads": torch.get_num_threads(), "seconds": round(time.perf_counter() - begun)})
 
 

@@ -15,14 +15,15 @@ def training_settings(inputs: EvaluationInputs) -> dict[str, Any]:
     """How the basis was trained, so that a control can be trained likewise; an imported basis does not know, so it gets
     the defaults of `fit` and the seed of the evaluation.
     """
-    defaults = {"normaliser": "affine", "norm_cap": 4.0, "repeats": False, "batch": 4096, "seed": inputs.seed}
+    defaults = {"normaliser": "affine", "norm_cap": 4.0, "repeats": False, "only": [], "batch": 4096, "seed": inputs.seed}
     return {**defaults, **inputs.basis.details.get("training", {})}
 
 
 def untrained(inputs: EvaluationInputs) -> Basis:
     """The basis before any training: same sites, normaliser, learner, width and seed."""
     basis, training = inputs.basis, training_settings(inputs)
-    source = RowSource(inputs.activations, basis.sites, seed=training["seed"], repeats=training["repeats"])
+    source = RowSource(inputs.activations, basis.sites, seed=training["seed"], repeats=training["repeats"],
+                       only=training["only"])
     stats = activation_stats(source, Preparation(inputs.activations, basis.normaliser, training["norm_cap"]),
                              seed=training["seed"])
     dictionary = basis.learner.start(stats, torch.Generator().manual_seed(training["seed"]))

@@ -107,6 +107,22 @@ class TokenTable:
             known.update(states)
         return torch.tensor(out, dtype=torch.bool)
 
+    def having(self, flags: Sequence[str]) -> Tensor:
+        """[N] bool: tokens that carry all of these flags; `!name`: those that do not carry it.
+
+        Raises:
+            DataError: there is no such flag, or no token has all.
+        """
+        out = torch.ones(len(self), dtype=torch.bool)
+        for name in flags:
+            known = self.flags.get(name.removeprefix("!"))
+            if known is None:
+                raise DataError(f"no token has the flag '{name.removeprefix('!')}'", do=f"known: {', '.join(sorted(self.flags))}")
+            out &= known != name.startswith("!")
+        if not bool(out.any()):
+            raise DataError(f"no token is at once {', '.join(flags)}", do="ask for fewer flags, or harvest other text")
+        return out
+
     def sequence(self, index: int, span: slice) -> TokenSequence:
         """The tokens of a sequence, found at `span`, with all that the model needs to run on them."""
         extra = {name: self.extra[name][owner == index] for name, owner in self.owners.items() if bool((owner == index).any())}

@@ -6,10 +6,13 @@ Sharing over depth follows Lawson et al. 2025 (multi-layer SAEs): with A[l, k] t
 p_k(l) = A[l, k] / sum_l A[l, k], the layer variance is sum_l (l - mu)^2 p_k(l): 0 for a latent of one layer, (L^2 - 1) / 12
 for one spread evenly over L. Effective layers: exp of the entropy of p_k. Reuse rate: share of alive latents whose firing rate
 exceeds 1e-4 at two sites or more.
+
+Where the model tells kinds of tokens apart (image and text, thinking and answer), a latent's share of one kind is its mean
+activation there over the sum of both means, and `mostly_image` is the share of alive latents for which that exceeds 0.95.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,9 +34,11 @@ from reprbasis.runtime.activations import Activations
 from reprbasis.runtime.basis import Basis
 
 from .config import AtlasConfig
+from .heldout import KINDS, kinds_of
 
 CANDIDATES = 48
 """Top tokens kept per latent, from which distinct contexts are chosen."""
+MOSTLY = 0.95
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Census:
         top: [C, K] largest activations over tokens (the largest over sites for each token); token: [C, K] row of the token
             table; site: [C, K] where.
         histogram: [K, len(EDGES) + 1] counts of positive activations.
+        kinds: for each kind of token that the model tells apart, [K] mean activation there, summed over sites.
     """
 
     tokens: int
@@ -55,6 +61,12 @@ class Census:
     token: Tensor
     site: Tensor
     histogram: Tensor
+    kinds: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def shares(self) -> dict[str, Tensor]:
+        """[K] for each kind: the share of a latent's activation that falls on it rather than on its counterpart."""
+        return {name: self.kinds[name] / (self.kinds[name] + self.kinds[other]).clamp_min(1e-12)
+                for pair in KINDS for name, other in (pair, pair[::-1]) if name in self.kinds}
 
 
 EDGES = torch.tensor([2.0**e for e in torch.arange(-4, 9, 0.5).tolist()])
@@ -73,6 +85,9 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
     top = torch.zeros(CANDIDATES, k)
     token, where = (torch.zeros(CANDIDATES, k, dtype=torch.long) for _ in range(2))
     histogram = torch.zeros(k * (len(EDGES) + 1), dtype=torch.long)
+    nowhere = torch.zeros(activations.tokens, dtype=torch.bool)
+    kinds = kinds_of(lambda name: activations.table.flags.get(name, nowhere))
+    read, by_kind = dict.fromkeys(kinds, 0), {name: torch.zeros(k, dtype=torch.float64) for name in kinds}
     base = seen = 0
     with (progress or Silent()).task("atlas", total=min(most, activations.tokens), unit="tokens") as task:
         for shard, size in enumerate(activations.shards):
@@ -84,6 +99,8 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
                 for i, site in enumerate(basis.sites):
                     z = basis.encode(site, activations.read(site, shard, slice(first, last + 1))[part - first])
                     total[i] += z.sum(0)
+                    for name, belongs in kinds.items():
+                        by_kind[name] += z[belongs[part + base]].sum(0)
                     rows, latents = z.nonzero(as_tuple=True)
                     count[i] += torch.bincount(latents, minlength=k)
                     bins = torch.bucketize(z[rows, latents], EDGES)
@@ -97,11 +114,14 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
                 where = torch.cat([where, best_site]).gather(0, rank.indices)
                 top = rank.values
                 seen += len(part)
+                for name, belongs in kinds.items():
+                    read[name] += int(belongs[part + base].sum())
                 task.update(seen)
             base += size
             if seen == most:
                 break
-    return Census(seen, total, count, top, token, where, histogram.view(k, -1))
+    means = {name: value / max(read[name], 1) for name, value in by_kind.items()}
+    return Census(seen, total, count, top, token, where, histogram.view(k, -1), means)
 
 
 class Atlas(Evaluator[AtlasConfig]):
@@ -132,6 +152,8 @@ class Atlas(Evaluator[AtlasConfig]):
         out = [Measurement("alive_share", float(alive.double().mean()), k, condition=condition, unit="share")]
         reused = ((rate > 1e-4).sum(0) >= 2)[alive].double()
         out.append(_mean("reuse_rate", reused, condition, "share"))
+        for name, share in found.shares().items():
+            out.append(_mean(f"mostly_{name}", (share[alive] > MOSTLY).double(), condition, "share"))
         stream = [i for i, s in enumerate(basis.sites) if s.name == self.config.stream]
         layers = torch.tensor([float(basis.sites[i].layer or 0) for i in stream], dtype=torch.float64)
         figures: list[Figure] = []
@@ -162,6 +184,11 @@ class Atlas(Evaluator[AtlasConfig]):
                            f"{(depth**2 - 1) / 12:.1f} for one spread evenly over all {depth}.", variance, "layer variance"),
             ]
         sites_used = (rate > 1e-4).sum(0)[alive].double()
+        for name, _ in KINDS:
+            if name in found.kinds:
+                caption = (f"Share of a latent's activation that falls on {name} tokens (1) rather than on the others (0), as if "
+                           "both were equally frequent.")
+                figures.append(_histogram(f"Latents of {name} tokens", caption, found.shares()[name][alive], "share"))
         caption = "Number of sites at which an alive latent fires on more than one in 10,000 tokens."
         figures.append(_histogram("Sites where a latent is used", caption, sites_used, "sites"))
         return out, figures
@@ -171,7 +198,7 @@ class Atlas(Evaluator[AtlasConfig]):
         basis, out = inputs.basis, []
         contexts = self.contexts(inputs, found, latents)
         said = promoted(inputs.model, basis, latents, self.config.promoted)
-        effective = _effective(found.total)
+        effective, shares = _effective(found.total), found.shares()
         for row, k in enumerate(latents):
             share = found.total[:, k] / found.total[:, k].sum().clamp_min(1e-12)
             bins = found.histogram[k]
@@ -186,7 +213,8 @@ class Atlas(Evaluator[AtlasConfig]):
                 contexts=contexts[k],
                 promoted=said[row][0], suppressed=said[row][1],
                 histogram=(edges, bins[low:high + 1].tolist()),
-                notes={"effective_sites": float(effective[k])}))
+                notes={"effective_sites": float(effective[k]),
+                       **{f"share_{name}": round(float(shares[name][k]), 3) for name, _ in KINDS if name in shares}}))
         return out
 
     def contexts(self, inputs: EvaluationInputs, found: Census, latents: Sequence[int]) -> dict[int, list[Context]]:

@@ -4,7 +4,7 @@ Shapes: B batch, T tokens, D width, N real tokens of all batches in row order, P
 V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,9 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.heldout import UNSEEN, marked
 from reprbasis.kits.tokenwise import Reference, predicts
 from reprbasis.sites import Site
+
+KINDS = (("image", "text"), ("thinking", "answer"))
+"""Pairs of kinds of tokens."""
 
 
 class HeldOut:
@@ -35,6 +38,7 @@ class HeldOut:
         references: its predictions at the `unseen` positions; group: [P] sequence of each.
         owner: [N] sequence; first: [N] position 0; special: [N] template tokens; body: [N] unseen and not position 0.
         kinds: parts of `body` that the model tells apart, by name (image and text, thinking and answer); empty if all are alike.
+        predicting: [P] positions whose next token is of each of these kinds.
         tokens, groups, positions: numbers of tokens, sequences and P; original: mean loss of the unchanged model, nats.
     """
 
@@ -54,14 +58,21 @@ class HeldOut:
         self.group = torch.cat([b.sequences[predicts(b) & b.flag(UNSEEN)] for b in self.batches])
         self.owner = torch.cat([b.sequences[b.mask] for b in self.batches])
         self.first = torch.cat([b.positions[b.mask] == 0 for b in self.batches])
-        self.special = torch.cat([b.flag("special")[b.mask] for b in self.batches])
-        self.body = torch.cat([b.flag(UNSEEN)[b.mask] for b in self.batches]) & ~self.first
-        self.kinds = {name: where & self.body for name, where in _kinds(self.batches).items()}
+        self.special = self.flag("special")
+        self.body = self.flag(UNSEEN) & ~self.first
+        kinds = kinds_of(self.flag)
+        self.kinds = {name: where & self.body for name, where in kinds.items()}
+        next_one = torch.cat([(predicts(b) & b.flag(UNSEEN))[b.mask] for b in self.batches]).nonzero().flatten() + 1
+        self.predicting = {name: where[next_one] for name, where in kinds.items() if bool(where[next_one].any())}
         if not len(self.group):
             raise DataError("every held-out token that is used repeats the beginning of a training sequence",
                             do="raise sequence_tokens, or harvest more varied text")
         self.original = float(torch.cat([r.loss for r in self.references]).mean())
         self.positions = len(self.group)
+
+    def flag(self, name: str) -> Tensor:
+        """[N] bool."""
+        return torch.cat([b.flag(name)[b.mask] for b in self.batches])
 
     def values(self, site: Site) -> list[Tensor]:
         """[B, T, D] of each batch."""
@@ -91,11 +102,12 @@ class HeldOut:
         return [reference.compare(logits(r)) for reference, r in zip(self.references, results, strict=True)]
 
 
-def _kinds(batches: Sequence[TokenBatch]) -> dict[str, Tensor]:
-    """[N] where each kind of token is, of those kinds that do not stand alone."""
-    image, thinking, said = (torch.cat([b.flag(name)[b.mask] for b in batches]) for name in ("image", "thinking", "assistant"))
-    pairs = ({"image": image, "text": ~image}, {"thinking": thinking, "answer": said & ~thinking})
-    return {name: where for pair in pairs if all(bool(w.any()) for w in pair.values()) for name, where in pair.items()}
+def kinds_of(flag: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """[N] where each kind of token is, of those kinds that do not stand alone; `flag` gives [N] bool for a name."""
+    image, thinking, said = (flag(name) for name in ("image", "thinking", "assistant"))
+    found = zip(KINDS, ((image, ~image), (thinking, said & ~thinking)), strict=True)
+    return {name: where for names, pair in found if all(bool(w.any()) for w in pair)
+            for name, where in zip(names, pair, strict=True)}
 
 
 def logits(result: ForwardResult) -> Tensor:

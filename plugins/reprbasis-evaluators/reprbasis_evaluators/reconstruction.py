@@ -18,6 +18,9 @@ begins no training sequence (otherwise a shared system prompt would count as hel
                   how much better the basis is than the control in this row's condition, paired token by token: share of the
                   variance, nats, nats. Above 0: the basis is better. Paired, because tokens hard for one are hard for the other
 
+Where the model tells kinds of tokens apart, l0, fvu, ev and the figures of behaviour are given for each kind too: `_image` and
+`_text`, `_thinking` and `_answer`. The loss belongs to the kind of the token that is predicted, not of the one that predicts.
+
 Conditions: `global` (the basis); `mean` (every token replaced by the site's mean); `untrained` (the dictionary before training);
 `random` (random directions, the same L0, the best scalar gain: reconstruction only); `per-site` (a dictionary of its own).
 """
@@ -163,14 +166,15 @@ class _Run:
         increase = torch.cat([loss - reference.loss for reference, (loss, _) in zip(self.text.references, pairs, strict=True)])
         kl = torch.cat([kl for _, kl in pairs])
         resamples = self.config.resamples
-        self.add("ce_increase", mean(increase, self.text.group, resamples=resamples), condition, site, "nats")
-        self.add("kl", mean(kl, self.text.group, resamples=resamples), condition, site, "nats")
         self.losses.setdefault((site, condition), {}).update(ce=increase, kl=kl)
-        ablated = self.losses.get((site, "mean"))
-        if ablated and condition != "mean":
-            for name, value in (("ce", increase), ("kl", kl)):
-                kept = ratio(value, ablated[name], self.text.group, resamples=resamples).complement()
-                self.add(f"{name}_recovered", kept, condition, site)
+        ablated = self.losses.get((site, "mean")) if condition != "mean" else None
+        for suffix, where in (("", slice(None)), *((f"_{name}", where) for name, where in self.text.predicting.items())):
+            owner = self.text.group[where]
+            self.add(f"ce_increase{suffix}", mean(increase[where], owner, resamples=resamples), condition, site, "nats")
+            self.add(f"kl{suffix}", mean(kl[where], owner, resamples=resamples), condition, site, "nats")
+            for name, value in (("ce", increase), ("kl", kl)) if ablated else ():
+                kept = ratio(value[where], ablated[name][where], owner, resamples=resamples).complement()
+                self.add(f"{name}_recovered{suffix}", kept, condition, site)
 
     def leads(self, site: str) -> None:
         """Paired differences between every control measured at this site and the basis."""
@@ -186,7 +190,7 @@ class _Run:
         """A dictionary of its own for some sites, with an equal share of the parameters."""
         basis, out = self.inputs.basis, {}
         config, training = basis.learner.config, training_settings(self.inputs)
-        same = {name: training[name] for name in ("normaliser", "norm_cap", "repeats", "seed")}
+        same = {name: training[name] for name in ("normaliser", "norm_cap", "repeats", "only", "seed")}
         batch = min(training["batch"], self.inputs.activations.tokens // 4)
         if "width" not in type(config).model_fields:
             raise ReprBasisError(f"{basis.learner.full_name} has no option 'width', so no smaller dictionary can be made",

@@ -1,5 +1,6 @@
 """The numbers and contexts of `atlas` on dictionaries and activations made by hand."""
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -128,3 +129,16 @@ def test_cards_are_a_random_sample_of_the_alive(tmp_path):
     some = [c.latent for c in atlas(inputs, features=2).features]
     assert len(some) == 2
     assert set(some) < {1, 3, 5, 7}
+
+
+def test_latents_of_images_and_of_text_are_told_apart(tmp_path):
+    """A quarter of the tokens shows images; a latent that fires alike everywhere belongs to both by half."""
+    values, image = torch.zeros(512, D), torch.arange(512) % 4 == 0
+    values[image, 0] = values[~image, 1] = values[:, 2] = 1.0
+    inputs = inputs_of({Site("resid", 0): values}, tmp_path)
+    table = replace(inputs.activations.table, flags={"image": image})
+    found = atlas(replace(inputs, activations=replace(inputs.activations, table=table)))
+    assert [card.notes["share_image"] for card in found.features] == [1.0, 0.0, 0.5]
+    assert found.get("mostly_image", condition="global").value == pytest.approx(1 / 3)
+    assert found.get("mostly_text", condition="global").value == pytest.approx(1 / 3)
+    assert "share_image" not in atlas(inputs).features[0].notes

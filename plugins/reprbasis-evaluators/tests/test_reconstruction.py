@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reprbasis_evaluators.heldout import _kinds
+from reprbasis_evaluators.heldout import kinds_of
 
 import reprbasis as rb
 from reprbasis.interfaces.evaluator import EvaluationInputs
@@ -153,6 +153,11 @@ def test_kinds_of_token_are_measured_apart_and_add_up():
     scenes = rb.create("corpus", "scenes", count=40)
     activations = rb.harvest(model, scenes, sites="resid.1", tokens=1500, held_out=0.5)
     found = evaluate((model, activations), toy_basis(model, "resid.1"), tokens=400, together="resid.1")
+    for name, exact in (("kl", True), ("ce_increase", True), ("kl_recovered", False)):
+        whole, image, text = (found.get(f"{name}{s}", condition="global", site="resid.1") for s in ("", "_image", "_text"))
+        assert whole.n == image.n + text.n
+        if exact:
+            assert whole.value * whole.n == pytest.approx(image.value * image.n + text.value * text.n, rel=1e-4)
     for condition in ("global", "random"):
         whole, image, text = (found.get(f"ev{s}", condition=condition, site="resid.1") for s in ("", "_image", "_text"))
         assert whole.n == image.n + text.n
@@ -165,6 +170,7 @@ def test_thoughts_and_answers_are_kinds_of_token():
     ids = torch.arange(6)
     thinking, assistant = (torch.tensor(x).bool() for x in ([0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0]))
     one = TokenSequence(ids, {"thinking": thinking, "assistant": assistant})
-    kinds = _kinds([TokenBatch.pad([one])])
+    batch, plain = TokenBatch.pad([one]), TokenBatch.pad([TokenSequence(ids, {"assistant": assistant})])
+    kinds = kinds_of(lambda name: batch.flag(name)[batch.mask])
     assert {k: v.nonzero()[:, 0].tolist() for k, v in kinds.items()} == {"thinking": [2, 3], "answer": [4]}
-    assert _kinds([TokenBatch.pad([TokenSequence(ids, {"assistant": assistant})])]) == {}
+    assert kinds_of(lambda name: plain.flag(name)[plain.mask]) == {}

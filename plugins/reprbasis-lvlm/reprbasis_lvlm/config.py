@@ -103,6 +103,9 @@ class SeeAsConfig(ComponentConfig):
     target: str = "blue"
     """The other."""
 
+    objects: int = Field(1, ge=1, le=3)
+    """Objects in a scene."""
+
     prompts: int = Field(64, ge=2)
     """Pairs that editors are given (split `train`)."""
 

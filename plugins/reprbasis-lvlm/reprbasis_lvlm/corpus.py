@@ -23,8 +23,8 @@ class ScenesCorpus(Corpus[ScenesConfig]):
         draw = Random(f"{self.config.split}:{seed}:{self.config.turns}")
         found = (s for s in scenes(self.config.split, seed) if len(s.things) <= self.config.objects)
         for number, scene in enumerate(islice(found, self.config.count)):
-            first = draw.choice(scene.questions(scene.things[0]))
-            others = [q for thing in scene.things for q in scene.questions(thing) if q != first]
+            first = draw.choice(scene.things[0].questions())
+            others = [q for thing in scene.things for q in thing.questions() if q != first]
             asked = [first, *draw.sample(others, min(self.config.turns - 1, len(others)))]
             yield example(scene, asked, f"{self.config.split}-{seed}-{number}")
 

@@ -70,7 +70,7 @@ def quiz(model: ModelAdapter[Any], *, scenes_asked: int = 300, objects: int = 1,
         shown = [*shown[shift:], *shown[:shift]]
     out = {}
     for kind in KINDS:
-        asked = [next(q for q in s.questions(s.things[0]) if q.kind == kind) for s in found]
+        asked = [next(q for q in s.things[0].questions() if q.kind == kind) for s in found]
         examples = [_shown(s, image, q, i) for i, (s, image, q) in enumerate(zip(found, shown, asked, strict=True))]
         right = sum(_right(model, examples[at:at + batch]) for at in range(0, len(examples), batch))
         out[kind] = Score(right, len(examples), max(Counter(q.answer for q in asked).values()) / len(asked))

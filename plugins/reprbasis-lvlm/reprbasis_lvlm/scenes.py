@@ -23,16 +23,6 @@ Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One object: what it is, where it is, and its box in pixels (left, top, right, bottom; right and bottom excluded)."""
-
-    colour: str
-    shape: str
-    place: str
-    box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
 class Question:
     """A question about a scene, its answer, and what it asks for: `colour`, `shape`, `place` or `content`."""
 
@@ -42,23 +32,32 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Thing:
+    """One object: what it is, where it is, and its box in pixels (left, top, right, bottom; right and bottom excluded)."""
+
+    colour: str
+    shape: str
+    place: str
+    box: tuple[int, int, int, int]
+
+    def questions(self) -> tuple[Question, ...]:
+        """One question of each kind about this object.
+
+        The place is asked by shape alone: asked by colour and shape, a model learns in training which places such a question
+        rules out, because some combinations never occur, and answers wrongly where they do.
+        """
+        return (Question(f"What colour is the {self.shape}?", self.colour, "colour"),
+                Question(f"What shape is the {self.colour} object?", self.shape, "shape"),
+                Question(f"Where is the {self.shape}?", self.place, "place"),
+                Question(f"What is at the {self.place}?", f"{self.colour} {self.shape}", "content"))
+
+
+@dataclass(frozen=True)
 class Scene:
     """An image [SIZE, SIZE, 3] of uint8 and the objects in it; the first is the one a test is about."""
 
     image: NDArray[np.uint8]
     things: tuple[Thing, ...]
-
-    def questions(self, thing: Thing, *, long: bool = False) -> tuple[Question, ...]:
-        """One question of each kind about an object of the scene.
-
-        The place is asked by shape, or by colour and shape if `long`: in training such a question rules places out, because some
-        combinations never occur, and a model that learns this answers wrongly where they do.
-        """
-        name = f"{thing.colour} {thing.shape}" if long else thing.shape
-        return (Question(f"What colour is the {thing.shape}?", thing.colour, "colour"),
-                Question(f"What shape is the {thing.colour} object?", thing.shape, "shape"),
-                Question(f"Where is the {name}?", thing.place, "place"),
-                Question(f"What is at the {thing.place}?", f"{thing.colour} {thing.shape}", "content"))
 
 
 @lru_cache

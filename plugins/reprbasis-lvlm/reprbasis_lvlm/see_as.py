@@ -8,9 +8,12 @@ all tokens.
 Measurements, each a share of prompts with its 95 % interval (Wilson 1927):
 
 * `says_target`: objects of the first value called by the second; `says_target, other wording`: the same when asked what is at
-  the object's place, which no editor was given.
-* `others_kept`: objects of other values whose answer is right; `other_questions`: the two other properties of objects of the
-  first value; `other_questions, others`: the same of other objects.
+  the object's place (its colour comes first), which no editor was given.
+* `neighbours` (more than one object): the same property of an object beside it, in the same image.
+* `others_kept`: objects of other values whose answer is right.
+* `other_questions`: the two other properties of objects of the first value, which the question calls by the second where it
+  names it (who sees red as blue answers "What shape is the blue object?"); `other_questions, old name`: called by the first;
+  `other_questions, others`: the two other properties of other objects.
 * `blinded`: `says_target` when noise stands in the image's place; an edit of what is seen has nothing to say there.
 
 `relative_size` is the norm of all changes over that of all changed matrices (n of them).
@@ -80,7 +83,7 @@ class SeeAs(Step[SeeAsConfig]):
     def _pairs(self, context: StepContext, split: Split, n: int, *, ask: str, thing: bool, **options: Any) -> list[ContrastPair]:
         """Pairs whose clean object has the first value (`thing`) or another."""
         c = self.config
-        task = context.registry.create("task", "visual-question", ask=ask, size=20 * n, **options)
+        task = context.registry.create("task", "visual-question", ask=ask, size=20 * n, objects=c.objects, **options)
         found = (p for p in task.pairs(context.model.tokenizer, split, context.seed)
                  if (p.meta["clean"][c.ask] == c.thing) == thing)
         return list(islice(found, n))
@@ -92,24 +95,40 @@ class SeeAs(Step[SeeAsConfig]):
         noise = np.random.default_rng(context.seed)
         blind = [replace(p.clean, images=(data_uri(noise.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)),)) for p in mine]
 
-        def right(asks: Sequence[str], thing: bool) -> Asked:
-            return [(p.clean, p.answer[0]) for ask in asks for p in self._pairs(context, "test", n, ask=ask, thing=thing)]
+        def right(asks: Sequence[str], thing: bool) -> list[ContrastPair]:
+            return [p for ask in asks for p in self._pairs(context, "test", n, ask=ask, thing=thing)]
 
         out = {"says_target": [(p.clean, p.wrong[0]) for p in mine]}
         if c.ask == "colour":
-            out["says_target, other wording"] = [(_content(p), p.wrong[0]) for p in mine]
-        return {**out, "others_kept": right([c.ask], False), "other_questions": right(rest, True),
-                "other_questions, others": right(rest, False),
+            out["says_target, other wording"] = [(_asking(p, f"What is at the {p.meta['clean']['place']}?"), p.wrong[0])
+                                                 for p in mine]
+        if c.objects > 1:
+            begin = context.model.tokenizer
+            out["neighbours"] = [(_asking(p, text), begin(answer, add_special_tokens=False)["input_ids"][0])
+                                 for p in mine for text, answer in p.meta["others"][:1]]
+        about = right(rest, True)
+        renamed = [(_asking(p, _question(p).replace(c.thing, c.target)), p.answer[0]) for p in about]
+        return {**out, "others_kept": _plain(right([c.ask], False)), "other_questions": renamed,
+                "other_questions, old name": _plain(about), "other_questions, others": _plain(right(rest, False)),
                 "blinded": [(e, p.wrong[0]) for e, p in zip(blind, mine, strict=True)]}
 
     def _only(self) -> dict[str, Any]:
         return {f"{self.config.ask}s": (self.config.thing, self.config.target)}
 
 
-def _content(pair: ContrastPair) -> Example:
-    """What is at the place of the object: its colour is said first."""
+def _plain(pairs: Sequence[ContrastPair]) -> Asked:
+    return [(p.clean, p.answer[0]) for p in pairs]
+
+
+def _question(pair: ContrastPair) -> str:
     [message] = pair.clean.messages or ()
-    return replace(pair.clean, messages=(replace(message, content=f"What is at the {pair.meta['clean']['place']}?"),))
+    return message.content
+
+
+def _asking(pair: ContrastPair, text: str) -> Example:
+    """Another question about the clean image."""
+    [message] = pair.clean.messages or ()
+    return replace(pair.clean, messages=(replace(message, content=text),))
 
 
 def _measured(model: ModelAdapter[Any], asked: dict[str, Asked], condition: str, together: int = 32) -> list[Measurement]:

@@ -35,7 +35,8 @@ class VisualQuestion(Task[VisualQuestionConfig]):
 
     Roles, in the tokens of the model at hand: `object` (image tokens in the object's cell of the grid), `elsewhere` (with
     `ask: place`, the cell where it is in the patch image), `background` (all other image tokens), `word` (the word of the
-    question that names the object) and `end`. `meta` holds the properties and `regions`, as in the corpus `scenes`.
+    question that names the object) and `end`. `meta` holds the properties, `regions` as in the corpus `scenes`, and `others`,
+    the same question about each other object with its answer.
     """
 
     def pairs(self, tokenizer: Any, split: Split, seed: int) -> Iterator[ContrastPair]:
@@ -80,7 +81,7 @@ class VisualQuestion(Task[VisualQuestionConfig]):
     def _pair(self, clean: Scene, corrupt: Scene, first: Mapping[str, int]) -> ContrastPair:
         sides, answers = [], []
         for scene in (clean, corrupt):
-            asked = next(q for q in scene.questions(scene.things[0]) if q.kind == self.config.ask)
+            asked, *others = (next(q for q in t.questions() if q.kind == self.config.ask) for t in scene.things)
             whole = example(scene, [asked], "")
             key = hashlib.sha256("\0".join((asked.text, *whole.images)).encode()).hexdigest()[:16]
             sides.append(Example(messages=(Message("user", asked.text, images=(0,)),), images=whole.images, add_prompt=True,
@@ -89,7 +90,7 @@ class VisualQuestion(Task[VisualQuestionConfig]):
         things = {side: {"colour": s.things[0].colour, "shape": s.things[0].shape, "place": s.things[0].place}
                   for side, s in (("clean", clean), ("corrupt", corrupt))}
         meta = {"case": answers[0], "ask": self.config.ask, "answer": answers[0], "wrong": answers[1],
-                "regions": sides[0].meta["regions"], **things}
+                "regions": sides[0].meta["regions"], "others": [(q.text, q.answer) for q in others], **things}
         key = hashlib.sha256((sides[0].key + sides[1].key).encode()).hexdigest()[:16]
         return ContrastPair(sides[0], sides[1], (first[answers[0]],), (first[answers[1]],), {}, f"{answers[0]}/{key}", meta)
 

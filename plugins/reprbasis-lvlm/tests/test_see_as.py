@@ -132,7 +132,10 @@ def test_red_is_seen_as_blue_and_nothing_else_changes(model):
     assert value["says_target, other wording", "projector"] > 0.9
     for name in ("others_kept", "other_questions", "other_questions, others"):
         assert value[name, "projector"] > 0.9, name
+    for name in ("others_kept", "other_questions, old name", "other_questions, others"):
         assert value[name, "unchanged"] > 0.9, name
+    for condition, name in (("projector", "other_questions, old name"), ("unchanged", "other_questions")):
+        assert value[name, condition] < 0.8, "there is no object of that colour to be seen"
     assert value["says_target", "unchanged"] < 0.1
     assert value["says_target", "projector, random"] < 0.3
     assert value["blinded", "projector"] < 0.5
