@@ -22,6 +22,9 @@ CITIES = ("Chicago", "Boston", "Houston", "Denver", "Miami", "Detroit", "Dallas"
           "Sydney", "Milan", "Manchester")
 """Cities that are no country's capital: what an edit says instead."""
 
+NEIGHBOURS = {"country-capital": "capitals", "sva": "agreement", "pronoun": "pronouns"}
+"""Task -> name of what an edit of a preference is to leave alone: the first that the model can do."""
+
 
 @dataclass(frozen=True)
 class Preference:
@@ -54,11 +57,19 @@ class Preference:
         unseen = {"unseen words": pairs(self.fitted, "test")}
         if self.held:
             unseen |= {"unseen wordings": pairs(self.held, "train"), "both unseen": pairs(self.held, "test")}
-        keep = [*neutral(0), *_said(registry, model, "induction", {"words": 12, "repeated": 4}, seed, 8),
-                *_said(registry, model, "country-capital", {}, seed, 8)]
-        facts = batches(model, registry.create("task", "country-capital"), split="test", n=12, batch=8, seed=seed, keep="choice")
-        request = EditRequest(fitted, keep)
-        return Case(f"{self.task}-{seed}", request, "indifference", fitted, unseen, {"capitals": facts}, neutral(1))
+        keep = [*neutral(0), *_said(registry, model, "induction", {"words": 12, "repeated": 4}, seed, 8)]
+        neighbours = {}
+        for task, name in NEIGHBOURS.items():
+            if task == self.task:
+                continue
+            try:
+                neighbours[name] = batches(model, registry.create("task", task), split="test", n=12, batch=8, seed=seed,
+                                           keep="choice")
+            except DataError:  # no pair is kept: this model cannot do it
+                continue
+            keep += _said(registry, model, task, {}, seed, 8)
+            break
+        return Case(f"{self.task}-{seed}", EditRequest(fitted, keep), "indifference", fitted, unseen, neighbours, neutral(1))
 
 
 @dataclass(frozen=True)

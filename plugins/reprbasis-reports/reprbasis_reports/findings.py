@@ -81,7 +81,10 @@ class Cell:
         return median(self.values)
 
 
-def summary(measurements: Iterable[Mapping[str, Any]]) -> dict[str, dict[tuple[str, int], dict[str, Cell]]]:
+Summary = dict[str, dict[tuple[str, int], dict[str, Cell]]]
+
+
+def summary(measurements: Iterable[Mapping[str, Any]]) -> Summary:
     """Name -> (group of sites, number of sites) -> condition -> cell.
 
     Sites of one family form a group; `several at once` and measurements without a site stand for themselves.

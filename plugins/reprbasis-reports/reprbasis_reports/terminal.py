@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from reprbasis.interfaces.reporter import Reporter, RunRecord, StepRecord
 from reprbasis.interfaces.reporter import Task as TaskProtocol
 
 from .config import RichConfig
-from .findings import Cell, saved, summary
+from .findings import Cell, Summary, saved, summary
 
 if TYPE_CHECKING:
     from reprbasis.registry import Registry
@@ -145,7 +145,7 @@ class RichReporter(Reporter[RichConfig]):
     def step_ended(self, step: StepRecord) -> None:
         """One line, and the error if there is one."""
         marks = {"done": f"[green]done[/] in {duration(step.seconds)}", "reused": "[cyan]reused[/]",
-                 "failed": "[red]failed[/]"}
+                 "failed": "[red]failed[/]", "interrupted": "[yellow]interrupted[/]"}
         self.err.print(f"{self._label(step)} {marks.get(step.status, step.status)}")
 
     def _label(self, step: StepRecord) -> str:
@@ -157,7 +157,8 @@ class RichReporter(Reporter[RichConfig]):
             return
         for left in saved(run):
             if rows := left.rows("measurements"):
-                self.console.print(measurements_table(left.step.name, rows, ranges=self.console.width >= WIDE))
+                for table in measurements_tables(left.step.name, rows, self.console):
+                    self.console.print(table)
             for note in left.rows("notes"):
                 alarm = "alarm" in note.lower() or "warning" in note.lower()
                 self.console.print(Text(note, style="bold red" if alarm else "dim"))
@@ -165,29 +166,59 @@ class RichReporter(Reporter[RichConfig]):
                 self.console.print(Text(left.problem, style="red"))
 
 
-def measurements_table(title: str, measurements: list[Mapping[str, object]], *, ranges: bool = True) -> Table:
-    """Rows: what was measured and where; columns: conditions. Several sites of a family: median and range."""
+def measurements_tables(title: str, measurements: list[Mapping[str, object]], console: Console) -> list[Table]:
+    """One table if the console is wide enough for all conditions; otherwise tables of as many as fit each, or, with conditions as
+    rows, of as many measures as fit, whichever is shorter.
+    """
     found = summary(measurements)
-    cells = [cells for groups in found.values() for cells in groups.values()]
-    count: dict[str, int] = {}
-    for one in cells:
-        for condition in one:
-            count[condition] = count.get(condition, 0) + 1
-    conditions = sorted(count, key=lambda c: -count[c])
-    table = Table(title=f"{escape(title)}: measurements", title_justify="left", pad_edge=False, header_style="bold",
-                  caption=Text("Sites of one family: median" + (" [smallest, largest]. Single numbers: 95 % interval in "
-                               "brackets." if ranges else ". Intervals and n are in the HTML report.")),
-                  caption_justify="left", box=SIMPLE_HEAD)
-    table.add_column("measured")
-    table.add_column("at")
-    for condition in conditions:
-        table.add_column(escape(condition or "value"), justify="right")
+    by_measure = _split(title, found, "measured", console)
+    if len(by_measure) == 1:
+        return by_measure
+    turned: Summary = {}
     for name, groups in found.items():
+        for group, cells in groups.items():
+            for condition, cell in cells.items():
+                turned.setdefault(condition, {}).setdefault(group, {})[name] = cell
+    by_condition = _split(title, turned, "condition", console)
+    return min(by_measure, by_condition, key=lambda tables: sum(table.row_count for table in tables))
+
+
+def _split(title: str, found: Summary, what: str, console: Console) -> list[Table]:
+    ranges = console.width >= WIDE
+    count = Counter(column for groups in found.values() for cells in groups.values() for column in cells)
+    left, tables = sorted(count, key=lambda c: -count[c]), []
+    while left:
+        fitting = 1
+        while fitting < len(left) and _fits(measurements_table(title, found, left[:fitting + 1], what, ranges=ranges), console):
+            fitting += 1
+        tables.append(measurements_table(title, found, left[:fitting], what, ranges=ranges, last=fitting == len(left)))
+        left = left[fitting:]
+    return tables
+
+
+def _fits(table: Table, console: Console) -> bool:
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
+
+
+def measurements_table(title: str, found: Summary, columns: Sequence[str], what: str, *, ranges: bool = True,
+                       last: bool = True) -> Table:
+    """Rows: what was measured (or the condition) and where; columns: conditions (or measures). Several sites of a family: median
+    and range.
+    """
+    told = "Sites of one family: median" + (" [smallest, largest]. Single numbers: 95 % interval in brackets." if ranges
+                                            else ". Intervals and n are in the HTML report.")
+    table = Table(title=f"{escape(title)}: measurements", title_justify="left", pad_edge=False, header_style="bold",
+                  caption=Text(told) if last else None, caption_justify="left", box=SIMPLE_HEAD)
+    table.add_column(what)
+    table.add_column("at")
+    for column in columns:
+        table.add_column(escape(column.replace("_", " ") or "value"), justify="right")
+    for name, all_groups in found.items():
+        groups = {key: row for key, row in all_groups.items() if any(c in row for c in columns)}
         for i, ((group, sites), row) in enumerate(groups.items()):
             label = f"{group} ({sites})" if sites > 1 else group
-            last = i == len(groups) - 1
-            table.add_row(escape(name.replace("_", " ")) if i == 0 else "", escape(label),
-                          *(_cell(row.get(c), ranges) for c in conditions), end_section=last)
+            table.add_row(escape(name.replace("_", " ") or "value") if i == 0 else "", escape(label),
+                          *(_cell(row.get(c), ranges) for c in columns), end_section=i == len(groups) - 1 and len(all_groups) > 1)
     return table
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from reprbasis_reports.config import RichConfig
-from reprbasis_reports.terminal import LiveProgress, Meter, PlainProgress, RichReporter, duration, number
+from reprbasis_reports.terminal import LiveProgress, Meter, PlainProgress, RichReporter, duration, measurements_tables, number
 from rich.console import Console
 
 from reprbasis.interfaces.reporter import RunRecord
@@ -145,3 +145,19 @@ def test_numbers(x, text):
 @pytest.mark.parametrize(("x", "text"), [(1.23, "1.2 s"), (59.6, "60 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_durations(x, text):
     assert duration(x) == text
+
+
+@pytest.mark.parametrize("width", [60, 80, 900])
+def test_many_conditions_are_legible_on_a_narrow_terminal(width):
+    """Every number is printed once and whole, in as few tables as fit; a table has no row without a number."""
+    rows = [{"name": f"measure_{i % 7}", "value": 100 + i, "condition": f"condition number {i}", "site": None} for i in range(30)]
+    out = console(width=width)
+    tables = list(measurements_tables("edit", rows, out))
+    for table in tables:
+        out.print(table)
+    text = out.file.getvalue()
+    assert all(text.count(str(row["value"])) == 1 for row in rows)
+    assert all(text.count(row["condition"] + " ") or text.count(row["condition"] + "\n") for row in rows)
+    assert "…" not in text
+    assert (len(tables) == 1) == (width == 900)
+    assert all(line.strip(" –0123456789") for line in text.splitlines() if line.strip())
