@@ -1,5 +1,7 @@
 """The adapter with images, for every family, against Transformers' own forward."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -294,3 +296,23 @@ def test_replacing_what_the_projector_gives_blinds_the_model(model):
         Replace(s, torch.zeros(1)) for s in model.info.vision if s.name == "vision.deepstack"]).logits
         for i in (IMAGES[1], IMAGES[1] // 2))
     assert close(one, two)
+
+
+def test_no_torchvision_is_needed():
+    """In a fresh process where importing it fails."""
+    code = """
+import sys
+sys.modules["torchvision"] = None
+import numpy as np
+import reprbasis as rb
+from reprbasis.interfaces.tokens import Example, Message
+model = rb.create("model", "lvlm")
+image = np.zeros((48, 48, 3), np.uint8)
+image[4:14, 4:14] = (255, 0, 0)
+asked = Message("user", "What colour is the square?", images=(0,))
+[one] = model.tokenize([Example(messages=(asked,), images=(image,), add_prompt=True)])
+[whole] = model.generate([one])
+print(model.tokenizer.decode(whole.ids[whole.flags["generated"]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("red"), done.stderr
