@@ -28,8 +28,9 @@ $(READY): $(FILES)
 demo: $(READY)
 	$(BIN)/reprbasis run examples/quickstart.yaml
 
+# one process a core, each with one thread
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-peers:
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
