@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -149,11 +150,23 @@ def _ids(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *[-1] * (wide - len(row))] for row in rows])
 
 
+def _legible(model: ModelAdapter[Any], example: Example) -> str:
+    """What the model reads, as text; the tokens of an image as one."""
+    [sequence] = model.tokenize([example])
+    image = sequence.flags.get("image", torch.zeros(len(sequence), dtype=torch.bool))
+    if example.text is not None and not image.any():
+        return example.text
+    parts = []
+    for seen, group in groupby(zip(sequence.ids.tolist(), image.tolist(), strict=True), key=lambda item: item[1]):
+        ids = [i for i, _ in group]
+        parts.append(f"[image: {len(ids)} tokens]" if seen else str(model.tokenizer.decode(ids)))
+    return "".join(parts)
+
+
 def _shown(model: ModelAdapter[Any], pair: ContrastPair, logits: Tensor, correct: bool, top: int) -> Shown:
     def text(ids: Sequence[int]) -> str:
         return " | ".join(model.tokenizer.decode([i]) for i in ids)
 
     found = logits.softmax(-1).topk(top)
-    prompt = pair.clean.text if pair.clean.text is not None else model.tokenizer.decode(model.tokenize([pair.clean])[0].ids)
     likeliest = [(str(model.tokenizer.decode([int(i)])), float(p)) for p, i in zip(*found, strict=True)]
-    return Shown(str(prompt), text(pair.answer), text(pair.wrong), likeliest, correct)
+    return Shown(_legible(model, pair.clean), text(pair.answer), text(pair.wrong), likeliest, correct)

@@ -114,6 +114,7 @@ def test_the_tiny_model_answers_and_a_blinded_one_does_not(model):
     found = trial(model, rb.create("task", "visual-question"), split="test", n=60)
     assert found.overall["choice"].value > 0.95
     assert found.overall["shuffled_choice"].value < 0.75
+    assert all(e.prompt.count("[image: 36 tokens]What") == 1 for e in found.examples)
     blind = [type(p)(p.corrupt, p.clean, p.answer, p.wrong) for p in pairs(model, "test", 60)]
     assert trial(model, blind, n=60).overall["choice"].value < 0.05, "with the other image it gives the other answer"
 
