@@ -63,6 +63,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "sparse-latents": "learner: most of encode(x) is exactly 0",
     "divisible-rows": "learner: the rows of a training step may be divided over processes (see kits.affine.Weighted.mean)",
     "divisible-latents": "learner: its latents may be divided over processes too (see kits.sparse.Codes)",
+    "bfloat16-products": "learner: its large products may be taken in bfloat16 (see kits.sparse.Codes)",
     "parallel": "step: all processes that torchrun started work on it together; otherwise one does, and the others wait",
     "contrast": "task: pairs have a clean and a corrupted side of equal length",
     "needs-model": "corpus: examples() runs the model (for example to write its own answers)",

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import reprbasis as rb
-from reprbasis.errors import DataError, NumericsError, ShapeError, UserError
+from reprbasis.errors import CapabilityError, DataError, NumericsError, ShapeError, UserError
 from reprbasis.interfaces.learner import Dictionary, DictionaryLearner
 from reprbasis.runtime import fit as fitting
 from reprbasis.runtime.basis import Normaliser
@@ -250,3 +250,14 @@ def test_schedule():
     assert values[49] == values[500] == values[800] == 1
     assert values[900] == pytest.approx(0.5)
     assert values[-1] == pytest.approx(1 / 200)
+
+
+def test_the_device_is_the_cpu_unless_another_is_named(activations):
+    assert same(train(activations, device="cpu").tensors(), train(activations).tensors())
+    with pytest.raises(UserError, match="the device 'cuda:99' cannot be used here"):
+        train(activations, device="cuda:99")
+
+
+def test_short_products_are_for_learners_that_know_them(activations):
+    with pytest.raises(CapabilityError, match="float32 only"):
+        train(activations, products="bfloat16")

@@ -41,6 +41,7 @@ class Manifest:
         fingerprint: digest of everything that went in; empty when saved by hand.
         writer: full name and version of the step component that made it, empty when saved by hand.
         inputs: port -> fingerprint of the artifact that went in.
+        seconds: time that making it took, since the last interruption (0: not known).
         format: version of this layout.
     """
 
@@ -50,6 +51,7 @@ class Manifest:
     fingerprint: str = ""
     writer: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
     format: int = FORMAT
 
 

@@ -58,13 +58,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save(artifact: Artifact, folder: str | Path, *, fingerprint: str = "", writer: Mapping[str, str] | None = None,
-         inputs: Mapping[str, str] | None = None, overwrite: bool = False) -> Path:
+         inputs: Mapping[str, str] | None = None, seconds: float = 0.0, overwrite: bool = False) -> Path:
     """Save an artifact as a directory, atomically.
 
     Args:
         artifact: what to save. Files it already keeps on disk (`files()`) are linked or copied in.
         folder: where; must not exist unless `overwrite`.
-        fingerprint, writer, inputs: recorded in the manifest (the pipeline fills them in).
+        fingerprint, writer, inputs, seconds: recorded in the manifest (the pipeline fills them in).
         overwrite: replace an existing artifact (never another kind of directory).
 
     Raises:
@@ -86,7 +86,8 @@ def save(artifact: Artifact, folder: str | Path, *, fingerprint: str = "", write
         if tensors := artifact.tensors():
             write_tensors(part / TENSORS, tensors)
         files = {str(p.relative_to(part)): hash_file(p) for p in sorted(part.rglob("*")) if p.is_file()}
-        write_manifest(part, Manifest(artifact.type, artifact.facts(), files, fingerprint, writer or {}, inputs or {}))
+        write_manifest(part, Manifest(artifact.type, artifact.facts(), files, fingerprint, writer or {}, inputs or {},
+                                      seconds))
     return folder
 
 

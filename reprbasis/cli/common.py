@@ -136,8 +136,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
 
 def step_rows(steps: Iterable[StepRecord]) -> list[tuple[str, ...]]:
     """Rows of a table of steps."""
-    return [(s.name, s.component, s.artifact, s.status, f"{s.seconds:.1f} s" if s.seconds else "", str(s.folder))
-            for s in steps]
+    return [(s.name, s.component, s.artifact, s.status, f"{s.made or s.seconds:.1f} s" if s.made or s.seconds else "",
+             str(s.folder)) for s in steps]
 
 
 STEP_COLUMNS = ("step", "component", "makes", "status", "time", "folder")

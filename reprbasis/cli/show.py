@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Show the record of a run; exit code 1 if a step of it failed."""
+    """Show the record of a run; exit code 1 if a step of it failed or was interrupted."""
     from ..errors import ArtifactError, near
     from ..pipeline.run import read_record
 
@@ -25,12 +25,12 @@ def main(args: argparse.Namespace) -> int:
         raise ArtifactError("no run is recorded here", where=args.run,
                             do=near(args.run, known) or "give a folder such as runs/NAME")
     record = read_record(folder)
-    failed = [s for s in record.steps if s.status == "failed"]
+    failed = [s for s in record.steps if s.status in ("failed", "interrupted")]
     if args.json:
         print_json({"name": record.name, "folder": record.folder, "model": record.model, "seed": record.seed,
                     "started": record.started, "source": record.source, "steps": [step_json(s) for s in record.steps]})
     else:
         table(STEP_COLUMNS, step_rows(record.steps), f"{record.name}, seed {record.seed}, started {record.started}")
         for step in failed:
-            print(f"\n{step.name} failed: {step.error}")
+            print(f"\n{step.name} {step.status}: {step.error}")
     return 1 if failed else 0

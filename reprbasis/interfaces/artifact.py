@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ..registry import Registry
@@ -34,6 +35,13 @@ class Artifact(ABC):
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
         """Everything else, as JSON values."""
+
+    def to(self, device: torch.device) -> Self:
+        """The artifact with what it computes with on `device`; most compute nothing and stay as they are.
+
+        The pipeline calls this with the device of its model before a step that needs the model.
+        """
+        return self
 
     def files(self) -> Mapping[str, Path]:
         """Files that already lie on disk and belong to the artifact: relative name -> where it lies now."""

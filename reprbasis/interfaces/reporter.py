@@ -52,10 +52,10 @@ class StepRecord:
         fingerprint: hex digest of everything that went in.
         folder: where its artifact lies.
         artifact: type of the artifact.
-        status: `done`, `reused`, `failed` or `waiting`.
+        status: `done`, `reused`, `failed`, `interrupted` or `waiting`.
         seconds: time it took (0 when reused).
         config: its config after defaults, JSON values.
-        error: message, when it failed.
+        error: message, when it failed or was interrupted.
         made: time its artifact took to make, also when it is reused (0 where that is not known).
     """
 
@@ -110,7 +110,7 @@ class Reporter(Configured[C]):
         """A step begins."""
 
     def step_ended(self, step: StepRecord) -> None:
-        """A step is done, reused or failed."""
+        """A step is done, reused, failed or interrupted."""
 
     def run_ended(self, run: RunRecord, registry: Registry) -> Path | None:
         """The run is over; returns the file written, if any. Artifacts are read with `reprbasis.load(step.folder)`."""

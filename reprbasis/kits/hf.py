@@ -37,6 +37,7 @@ from ..interfaces.model import (
     Unembedding,
 )
 from ..interfaces.tokens import Example, Message, TokenBatch, TokenSequence
+from ..runtime.device import usable
 from ..sites import Site
 from .hf_config import HFConfig
 from .hf_files import Checkpoint, conversion_target, converted, locate, quiet
@@ -340,22 +341,6 @@ def _tell_widening(hf_config: Any, dtype: str, folder: Path) -> None:
         kept = str(stored).removeprefix("torch.")
         _log.warning("the weights are stored as %s and run as %s, which takes %.1f GB instead of %.1f; dtype: %s keeps them",
                      kept, dtype, size / 1e9 * asked.itemsize / stored.itemsize, size / 1e9, kept)
-
-
-def usable(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UserError: this PyTorch knows no such device, or the machine has none.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        told = str(error).partition("\n")[0]
-        raise UserError(f"the device '{name}' cannot be used here: {told}",
-                        do="write device: cpu, or cuda:0 on a machine that has one, with a PyTorch built for it") from error
-    return device
 
 
 def read_config(found: Checkpoint) -> Any:

@@ -16,6 +16,11 @@ their activation function and losses on it with plain autograd. Above `DENSE_ABO
 other than the CPU, and in short floating types, the same formulas run on the dense [N, K] matrix. Both ways give the
 same loss and gradients up to rounding.
 
+With products in bfloat16 (`runtime.products`) the first product only chooses the entries; their values are computed
+again in float32 (2 E D FLOPs), so that codes, losses and gradients are those of float32 but for entries that are
+chosen otherwise: those within 1 % of the floor or of the smallest code kept. On the dense way all five products are in
+bfloat16.
+
 Shapes: N rows, D width, K latents, E active entries (`kept` of the N * K).
 """
 
@@ -33,6 +38,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from ..runtime import distributed
+from ..runtime.products import product, shortened
 
 DENSE_ABOVE = 0.12
 """Share of active entries above which dense products are faster, estimated from timings of the single kernels on a 2-core AVX-512
@@ -146,7 +152,7 @@ class _EncodeDense(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        return (grad @ weight if need_x else None, grad.T @ x if need_weight else None,
+        return (product(grad, weight) if need_x else None, product(grad.T, x) if need_weight else None,
                 grad.sum(0) if need_bias else None, None)
 
 
@@ -269,11 +275,11 @@ class DenseCodes(Codes):
         return _over_latents(values.sum(1))
 
     def decode(self, values: Tensor, weight: Tensor) -> Tensor:
-        return _over_latents(values @ weight)
+        return _over_latents(product(values, weight))
 
     def decode_groups(self, values: Tensor, weight: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         parts = zip(torch.split(values, list(sizes), dim=1), torch.split(weight, list(sizes)), strict=True)
-        return [part @ table for part, table in parts]
+        return [product(part, table) for part, table in parts]
 
     def count(self, values: Tensor) -> Tensor:
         parts = torch.split(values.detach(), 128)  # small temporaries stay in cache
@@ -290,20 +296,34 @@ def _over_latents(part: Tensor) -> Tensor:
 
 
 def _preactivations(x: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch) -> Tensor:
-    return torch.addmm(bias, x, weight.T, out=scratch.take(x.shape[0], weight.shape[0], x))
+    """[N, K] in the format of products."""
+    left = shortened(x)
+    return torch.addmm(shortened(bias), left, shortened(weight).T, out=scratch.take(x.shape[0], weight.shape[0], left))
 
 
-def _has_kernels(h: Tensor) -> bool:
-    return h.device.type == "cpu" and h.dtype in (torch.float32, torch.float64)
+def _has_kernels(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _dense(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor, mask: Tensor) -> DenseCodes:
+    return DenseCodes(x, weight, bias, h.to(x.dtype), mask)
+
+
+def _sparse(x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, pattern: Pattern) -> SparseCodes:
+    """`values` that are shorter than `x` are computed again."""
+    if values.dtype != x.dtype:
+        with torch.no_grad():
+            values = pattern.sample(x, weight) + bias.index_select(0, pattern.cols)
+    return SparseCodes(x, weight, bias, values, pattern)
 
 
 def _from_mask(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor, mask: Tensor) -> Codes:
-    if not _has_kernels(h) or int(mask.count_nonzero()) > DENSE_ABOVE * mask.numel():
-        return DenseCodes(x, weight, bias, h, mask)
+    if not _has_kernels(x) or int(mask.count_nonzero()) > DENSE_ABOVE * mask.numel():
+        return _dense(x, weight, bias, h, mask)
     flat = mask.view(-1).nonzero()[:, 0]
     rows = flat.div(h.shape[1], rounding_mode="floor")
     pattern = Pattern(rows, flat - rows * h.shape[1], (h.shape[0], h.shape[1]))
-    return SparseCodes(x, weight, bias, h.view(-1)[flat], pattern)
+    return _sparse(x, weight, bias, h.view(-1)[flat], pattern)
 
 
 def codes_above(x: Tensor, weight: Tensor, bias: Tensor, floor: Tensor | float, scratch: Scratch) -> Codes:
@@ -318,7 +338,7 @@ def codes_above(x: Tensor, weight: Tensor, bias: Tensor, floor: Tensor | float, 
     """
     with torch.no_grad():
         h = _preactivations(x, weight, bias, scratch)
-        mask = h > floor
+        mask = h > (floor.to(h.dtype) if isinstance(floor, Tensor) else floor)
     return _from_mask(x, weight, bias, h, mask)
 
 
@@ -330,16 +350,16 @@ def codes_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, scratch: Scratch
         values, cols = h.topk(min(k, width), dim=1, sorted=False)
         ranks = distributed.current()
         if ranks.parts("latents") > 1:
-            every = torch.cat(ranks.gathered(values.T, "latents"))
+            every = torch.cat(ranks.gathered(values.to(x.dtype).T, "latents"))
             values = values.where(values >= every.topk(min(k, len(every)), dim=0).values.amin(0)[:, None], 0.0)
-    if not _has_kernels(h) or k > DENSE_ABOVE * width:
-        return DenseCodes(x, weight, bias, h, torch.zeros_like(h, dtype=torch.bool).scatter_(1, cols, values > 0))
+    if not _has_kernels(x) or k > DENSE_ABOVE * width:
+        return _dense(x, weight, bias, h, torch.zeros_like(h, dtype=torch.bool).scatter_(1, cols, values > 0))
     rows = torch.arange(n).repeat_interleave(cols.shape[1])
     values, cols = values.view(-1), cols.view(-1)
     positive = values > 0
     if not bool(positive.all()):
         rows, cols, values = rows[positive], cols[positive], values[positive]
-    return SparseCodes(x, weight, bias, values, Pattern(rows, cols, (n, width)))
+    return _sparse(x, weight, bias, values, Pattern(rows, cols, (n, width)))
 
 
 def codes_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, k: float, scratch: Scratch) -> Codes:
@@ -352,7 +372,7 @@ def codes_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, k: float, scratch:
         count = round(k * float(ranks.sum(torch.tensor(h.shape[0]), "rows")))
         mask = batch_topk_mask(h, count)
         if ranks.count > 1:
-            mine = torch.cat(ranks.gathered(h[mask], "latents"))
+            mine = torch.cat(ranks.gathered(h[mask].to(x.dtype), "latents"))
             every = torch.cat(ranks.gathered(mine, "rows"))
             if len(every) > count:
                 mask &= h >= every.topk(count, sorted=False).values.min()

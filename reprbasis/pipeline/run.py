@@ -176,30 +176,26 @@ def _plan(spec: PipelineSpec, registry: Registry, runs: Path, until: str | None,
         wanted = wiring.ancestors(spec, until) | {until}
         order = [name for name in order if name in wanted]
     prints: dict[str, str] = {}
-    made = _made(runs / spec.name)
     records = []
     for name in order:
         step = spec.steps[name]
         prints[name] = fingerprint(spec, name, registry, info, {port: prints[source] for port, source in step.inputs.items()})
         folder = runs / spec.name / f"{name}-{prints[name][:12]}"
         forced = ALL_STEPS in force or name in force
-        status = "reused" if (folder / manifests.NAME).is_file() and not forced else "waiting"
+        reused = (folder / manifests.NAME).is_file() and not forced
         output = registry.component("step", step.selection.name).component.output
         assert output is not None  # declared steps have one
-        records.append(StepRecord(name, step.selection.name, prints[name], folder, output, status,
-                                  config=step.selection.dump(), made=made.get(prints[name], 0.0) if status == "reused" else 0.0))
+        records.append(StepRecord(name, step.selection.name, prints[name], folder, output, "reused" if reused else "waiting",
+                                  config=step.selection.dump(), made=_made(folder) if reused else 0.0))
     return records, info
 
 
-def _made(folder: Path) -> dict[str, float]:
-    """Fingerprint -> seconds that making the artifact took, as far as the last record of this run knows."""
-    if not (folder / "run.json").is_file():
-        return {}
+def _made(folder: Path) -> float:
+    """Seconds that making an artifact took, whichever pipeline made it; 0 where its manifest does not tell."""
     try:
-        return {s.fingerprint: s.made for s in read_record(folder).steps}
-    except ArtifactError as error:
-        log.warning("the times of earlier steps are not known: %s", error)
-        return {}
+        return manifests.read_manifest(folder).seconds
+    except ArtifactError:
+        return 0.0  # said when the artifact is loaded; a run that does not need it goes on
 
 
 @contextmanager
@@ -265,24 +261,29 @@ class _Work:
             with self.turn("parallel" in found.component.provides) as mine:
                 if mine:
                     inputs = {port: self.artifact(source) for port, source in step.inputs.items()}
+                    if found.component.needs_model and inputs:
+                        inputs = {port: given.to(self.load_model().device) for port, given in inputs.items()}
                     scratch = self.record.folder / ".work" / record.folder.name
                     with manifests.storage(scratch):
                         scratch.mkdir(parents=True, exist_ok=True)
                     context = StepContext(self.registry, scratch, self.spec.seed, self.load_model, self.progress)
                     made = self.registry.build(step.selection).run(context, **inputs)
+                seconds = time.monotonic() - began
                 if self.first:
                     made_from = {s.name: s.fingerprint for s in self.record.steps}
                     prints = {port: made_from[source] for port, source in step.inputs.items()}
                     save(made, record.folder, fingerprint=record.fingerprint, overwrite=True, inputs=prints,
-                         writer={"component": found.full_name, "version": found.version})
+                         writer={"component": found.full_name, "version": found.version}, seconds=seconds)
                     self.artifacts[record.name] = attached(made, record.folder, self.registry)
             if self.first:
                 shutil.rmtree(scratch, ignore_errors=True)
         except BaseException as error:
             message = str(error) if isinstance(error, ReprBasisError) else f"{type(error).__name__}: {error}"
-            self.update(index, replace(record, status="failed", seconds=time.monotonic() - began, error=message))
+            status = "failed"
+            if isinstance(error, KeyboardInterrupt):
+                status, message = "interrupted", "the same command resumes"
+            self.update(index, replace(record, status=status, seconds=time.monotonic() - began, error=message))
             raise
-        seconds = time.monotonic() - began
         self.update(index, replace(record, status="done", seconds=seconds, made=seconds))
 
     @property

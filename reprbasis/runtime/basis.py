@@ -9,6 +9,7 @@ Shapes: B batch, T tokens, D width, K latents, S sites.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -69,6 +70,10 @@ class Normaliser:
         scale = self.scale[site]
         return x / (scale[..., None] if scale.ndim else scale) + self.mean[site]
 
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(self, mean=self.mean.to(device), scale=self.scale.to(device))
+
 
 class Basis(Artifact):
     """A dictionary seen from every site in that site's own units.
@@ -126,11 +131,11 @@ class Basis(Artifact):
                             ) from None
 
     def encode(self, site: Site, x: Tensor) -> Tensor:
-        """[..., D] in the site's units -> codes [..., K]."""
+        """[..., D] in the site's units -> codes [..., K], on the basis's device (rows from disk may lie on another)."""
         if x.shape[-1] != self.d_in:
             raise ShapeError(f"activations at {site} have width {x.shape[-1]}, the dictionary takes {self.d_in}",
                              do="use the basis with the model it was learned on")
-        return self.dictionary.encode(self.normaliser.apply(x.to(self.normaliser.mean.dtype), self.index(site)))
+        return self.dictionary.encode(self.normaliser.apply(x.to(self.normaliser.mean), self.index(site)))
 
     def decode(self, site: Site, z: Tensor) -> Tensor:
         """Codes [..., K] -> [..., D] in the site's units."""
@@ -205,6 +210,18 @@ class Basis(Artifact):
         rows = torch.tensor([self.index(s) for s in chosen])
         return Basis(chosen, Normaliser(self.normaliser.mean[rows], self.normaliser.scale[rows]), self.dictionary,
                      self.learner, capabilities=self.capabilities, details=self.details)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.normaliser.mean.device
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device; a copy unless it is there already."""
+        if self.device == device:
+            return self
+        return type(self)(self.sites, self.normaliser.to(device), deepcopy(self.dictionary).to(device), self.learner,
+                          capabilities=self.capabilities, details=self.details)
 
     def with_dictionary(self, dictionary: Dictionary) -> Basis:
         """The same sites and normaliser with another dictionary (controls)."""

@@ -36,12 +36,13 @@ class MixingBuffer:
         capacity: rows held, C; at least 2 * batch.
         batch: rows served at a time; the last batch may be smaller.
         seed: fixes the order.
+        pinned: serve batches in pinned memory, from where they go to a CUDA device while the next is made ready.
     """
 
-    def __init__(self, source: Source, *, capacity: int, batch: int, seed: int) -> None:
+    def __init__(self, source: Source, *, capacity: int, batch: int, seed: int, pinned: bool = False) -> None:
         if batch < 1 or capacity < 2 * batch:
             raise ValueError(f"capacity {capacity} must be at least twice the batch {batch}")
-        self.source, self.capacity, self.batch = source, capacity, batch
+        self.source, self.capacity, self.batch, self.pinned = source, capacity, batch, pinned
         self.generator = torch.Generator().manual_seed(seed)
         self._store: Columns = {}
         self._order = torch.empty(0, dtype=torch.long)  # slots to serve now, in order
@@ -67,7 +68,7 @@ class MixingBuffer:
         if not parts:
             return None
         slots = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return {name: _take(column, slots) for name, column in self._store.items()}
+        return {name: _take(column, slots, self.pinned) for name, column in self._store.items()}
 
     def _refill(self, pending: list[Tensor]) -> bool:
         """Fill the free slots, then choose what is served next. Slots in `pending` are read only after this returns."""
@@ -128,8 +129,8 @@ def _cells(column: Tensor) -> Any:
     return raw.view(f"V{raw.shape[1]}")[:, 0]
 
 
-def _take(column: Tensor, slots: Tensor) -> Tensor:
+def _take(column: Tensor, slots: Tensor, pinned: bool) -> Tensor:
     """Rows of a column."""
-    out = torch.empty(len(slots), *column.shape[1:], dtype=column.dtype)
+    out = torch.empty(len(slots), *column.shape[1:], dtype=column.dtype, pin_memory=pinned)
     np.take(_cells(column), slots.numpy(), out=_cells(out), mode="clip")  # slots are in range; other modes make a copy
     return out

@@ -15,7 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from . import distributed
 from .activations import Activations
 from .basis import Basis, Normaliser, NormaliserKind
 from .buffer import Columns, MixingBuffer
+from .device import sent, usable
+from .products import Format, using
 
 log = logging.getLogger(__name__)
 DENSE = 0.05
@@ -50,12 +52,15 @@ class RowSource:
         seed: fixes the order.
         piece: tokens of a piece.
         repeats: whether tokens that repeat the beginning of an earlier sequence are served too (see `TokenTable.repeats`).
+        only: flags that a token must carry, or with `!` must not (see `TokenTable.having`).
     """
 
     def __init__(self, activations: Activations, sites: Sequence[Site], *, seed: int, piece: int = 1024,
-                 repeats: bool = False) -> None:
-        self.activations, self.sites, self.seed, self.repeats = activations, tuple(sites), seed, repeats
-        kept = torch.ones(activations.tokens, dtype=torch.bool) if repeats else ~activations.table.repeats
+                 repeats: bool = False, only: Sequence[str] = ()) -> None:
+        self.activations, self.sites, self.seed, self.repeats, self.only = activations, tuple(sites), seed, repeats, tuple(only)
+        kept = activations.table.having(only)
+        if not repeats:
+            kept &= ~activations.table.repeats
         self.tokens = int(kept.sum())
         base = 0
         self.pieces: list[tuple[int, int, int, Tensor]] = []  # site index, shard, first row of the shard, rows within it
@@ -79,7 +84,7 @@ class RowSource:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Turns buffer columns into the rows a learner sees."""
+    """Turns buffer columns, which lie in main memory, into the rows a learner sees, on the device of the normaliser."""
 
     activations: Activations
     normaliser: Normaliser
@@ -91,20 +96,23 @@ class Preparation:
         A row with |x'| > norm_cap * sqrt(D) gets weight (norm_cap * sqrt(D) / |x'|)^2, so that attention sinks, whose norm is
         up to 100 times the median, do not rule the loss.
         """
-        site, row, table = columns["site"], columns["row"], self.activations.table
-        x = self.normaliser.apply(columns["x"].float(), site)
+        device, row, table = self.normaliser.mean.device, columns["row"], self.activations.table
+        site = sent(columns["site"], device)
+        x = self.normaliser.apply(sent(columns["x"], device).float(), site)
         power = torch.linalg.vector_norm(x, dim=-1).square_().div_(x.shape[-1])
         weight = (self.norm_cap**2 / power.clamp_min(1e-12)).clamp_max(1.0)
         special = table.flags.get("special")
-        return Rows(x, site, table.ids[row], table.positions[row], table.sequences[row],
-                    torch.zeros_like(row, dtype=torch.bool) if special is None else special[row], weight)
+        ids, positions, sequences = (sent(column[row], device) for column in (table.ids, table.positions, table.sequences))
+        known = sent(torch.zeros_like(row, dtype=torch.bool) if special is None else special[row], device)
+        return Rows(x, site, ids, positions, sequences, known, weight)
 
 
 def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int, sites: str | Sequence[str | Site] = "*",
         normaliser: NormaliserKind = "affine", batch: int = 4096, lr: float | None = None, warmup: float = 0.05,
         decay: float = 0.2, lr_end: float = 1.0, clip: float | None = 1.0, buffer: int = 2**18, norm_cap: float = 4.0,
-        repeats: bool = False, log_every: int = 20, checkpoint_seconds: float = 60.0, shards: int = 1, seed: int = 0,
-        folder: Path | None = None, progress: Progress | None = None, capabilities: frozenset[str] | None = None) -> Basis:
+        repeats: bool = False, only: Sequence[str] = (), log_every: int = 20, checkpoint_seconds: float = 60.0, shards: int = 1,
+        device: str = "cpu", products: Format = "float32", seed: int = 0, folder: Path | None = None,
+        progress: Progress | None = None, capabilities: frozenset[str] | None = None) -> Basis:
     """Learn one dictionary over all chosen sites.
 
     Under torchrun every process calls this with the same arguments and gets the same basis: the rows of each step are divided
@@ -125,38 +133,46 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
         norm_cap: see `Preparation`.
         repeats: train on repeated beginnings too (see `TokenTable.repeats`); without them a system prompt that every dialogue
             shares counts once.
+        only: train on tokens that carry all of these flags, or with `!` do not: `["thinking"]`, `["!image", "!special"]`.
+            Normalisers know all tokens.
         log_every: steps between log lines; the only points where the loop waits for the device.
         checkpoint_seconds: time between checkpoints (only with `folder`).
         shards: processes that share the latents of the dictionary (only under torchrun).
+        device: where the dictionary is trained, for example cpu or cuda:0; never chosen for you. It starts the same on every
+            device, and the result comes back to the CPU; a checkpoint may be resumed on another device.
+        products: number format of the large matrix products (see `runtime.products`); the rest stays float32.
         seed: fixes data order, initialisation and the learner's randomness.
         folder: where checkpoints are kept and looked for; None: none.
         progress: where to report.
         capabilities: recorded in the basis; None: asked of the registry.
 
     Raises:
-        CapabilityError: under torchrun, a learner whose rows or latents cannot be divided.
-        DataError: fewer rows than two batches.
+        CapabilityError: under torchrun, a learner whose rows or latents cannot be divided, or a device other than the CPU;
+            products in bfloat16 of a learner that does not provide `bfloat16-products`.
+        DataError: fewer rows than two batches, or no token with the flags asked for.
         NumericsError: a loss term is NaN or infinite; names the step and the term.
+        UserError: this machine has no such device.
     """
+    place = usable(device)
     chosen = activations.select(sites if isinstance(sites, str) else list(sites))
     norm = Normaliser.fit(normaliser, chosen, activations.stats)
-    source = RowSource(activations, chosen, seed=seed, repeats=repeats)
+    source = RowSource(activations, chosen, seed=seed, repeats=repeats, only=only)
     available = source.tokens * len(chosen)
     if min(available, rows) < 2 * batch:
         raise DataError(f"there are {available} rows ({source.tokens} tokens x {len(chosen)} sites) and {rows} are asked for; "
                         f"training needs at least two batches, {2 * batch}",
                         do="harvest more tokens, ask for more rows, or use a smaller batch")
     generator = torch.Generator().manual_seed(seed)
-    prepare = Preparation(activations, norm, norm_cap)
+    prepare = Preparation(activations, norm.to(place), norm_cap)
     capacity = max(min(buffer, available), 2 * batch)
-    mixing = MixingBuffer(source, capacity=capacity, batch=batch, seed=seed)
-    stats = activation_stats(source, prepare, seed=seed)
+    mixing = MixingBuffer(source, capacity=capacity, batch=batch, seed=seed, pinned=place.type == "cuda")
+    stats = activation_stats(source, replace(prepare, normaliser=norm), seed=seed)
     if capabilities is None:
         from ..discovery import default_registry
 
         capabilities = frozenset(default_registry().component("learner", learner.full_name).component.provides
                                  if learner.full_name else ())
-    dictionary = learner.start(stats, generator)
+    dictionary = learner.start(stats, generator).to(place)
     dictionary.train()
     width = dictionary.d_dict
     peak = learner.learning_rate(width) if lr is None else lr
@@ -168,8 +184,9 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
     saved = time.monotonic()
     watched = "sparse-latents" in capabilities
 
-    with distributed.grid(shards) as ranks, (progress or Silent()).task("learn", total=rows, unit="rows") as task:
-        _check_division(learner, capabilities, ranks)
+    shown = (progress or Silent()).task("learn", total=rows, unit="rows")
+    with distributed.grid(shards) as ranks, using(products), shown as task:
+        _check_abilities(learner, capabilities, ranks, place, products)
         divided = distributed.Divided(dictionary, ranks)
         parameters = {name: p for name, p in dictionary.named_parameters() if p.requires_grad}
         optimiser, factors = _optimiser(learner, dictionary, peak)
@@ -206,16 +223,23 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
                 _checkpoint(checkpoint, step + 1, history, sums, divided, optimiser, generator, mixing)
                 saved = time.monotonic()
         divided.join()
-    shipped = learner.finish(dictionary, stats)
+    shipped = learner.finish(dictionary.cpu(), stats)
     details = {"history": history,
                "training": {"rows": total * batch, "batch": batch, "lr": peak, "warmup": warmup, "decay": decay, "lr_end": lr_end,
-                            "clip": clip, "buffer": capacity, "norm_cap": norm_cap, "repeats": repeats,
-                            "normaliser": normaliser, "seed": seed, "epochs": total * batch / available},
+                            "clip": clip, "buffer": capacity, "norm_cap": norm_cap, "repeats": repeats, "only": list(only),
+                            "normaliser": normaliser, "device": device, "products": products,
+                            "seed": seed, "epochs": total * batch / available},
                "activations": dict(activations.origin)}
     return Basis(chosen, norm, shipped, learner, capabilities=capabilities, details=details)
 
 
-def _check_division(learner: DictionaryLearner[Any], capabilities: frozenset[str], ranks: distributed.Ranks) -> None:
+def _check_abilities(learner: DictionaryLearner[Any], capabilities: frozenset[str], ranks: distributed.Ranks,
+                     place: torch.device, products: Format) -> None:
+    if products != "float32" and "bfloat16-products" not in capabilities:
+        raise CapabilityError(f"the learner '{learner.full_name}' takes its products in float32 only", do="leave out `products`")
+    if ranks.count > 1 and place.type != "cpu":
+        raise CapabilityError(f"{ranks.count} processes train one dictionary on the CPU only, not on '{place}'",
+                              do="use device: cpu, or one process (without torchrun)")
     for axis in ("rows", "latents"):
         if ranks.parts(axis) > 1 and f"divisible-{axis}" not in capabilities:
             do = "learn in one process, without torchrun" if axis == "rows" else "use shards: 1"
@@ -226,7 +250,7 @@ def _check_division(learner: DictionaryLearner[Any], capabilities: frozenset[str
 def activation_stats(source: RowSource, prepare: Preparation, *, seed: int, most: int = 8192) -> ActivationStats:
     """Statistics of normalised rows from a balanced sample (the first pieces of another order of the same data)."""
     other = RowSource(source.activations, source.sites, seed=seed + 1, piece=max(most // (4 * len(source.sites)), 16),
-                      repeats=source.repeats)
+                      repeats=source.repeats, only=source.only)
     seen, total, index = [], 0, 0
     while total < most and index < len(other.pieces):
         columns = other.chunk(index)

@@ -61,7 +61,7 @@ def set_entropy(basis, site, x, *, group=None, centre=None, tree_bits=256, resam
     Returns:
         A `SetEntropy`. Costs one encode and one decode of N rows, and 2*N*tree_bits^2 FLOPs.
     """
-    x = x.float()
+    x = x.float().to(basis.device)
     group = torch.arange(len(x)) if group is None else group
     z = basis.encode(site, x)
     on = (z != 0).cpu()

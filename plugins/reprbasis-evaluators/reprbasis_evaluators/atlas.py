@@ -97,7 +97,7 @@ def census(basis: Basis, activations: Activations, most: int, *, block: int = 51
                 first, last = int(part[0]), int(part[-1])
                 best, best_site = torch.zeros(len(part), k), torch.zeros(len(part), k, dtype=torch.long)
                 for i, site in enumerate(basis.sites):
-                    z = basis.encode(site, activations.read(site, shard, slice(first, last + 1))[part - first])
+                    z = basis.encode(site, activations.read(site, shard, slice(first, last + 1))[part - first]).cpu()
                     total[i] += z.sum(0)
                     for name, belongs in kinds.items():
                         by_kind[name] += z[belongs[part + base]].sum(0)

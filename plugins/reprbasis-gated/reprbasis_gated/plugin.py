@@ -11,4 +11,4 @@ def reprbasis_register(register):
     register(Component(kind="learner", name="gated", config=GatedConfig, factory="reprbasis_gated.learner:GatedLearner",
                        summary="Sparse dictionary whose gates carry the L1 penalty, so that magnitudes do not shrink",
                        provides={"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows",
-                                 "divisible-latents"}))
+                                 "divisible-latents", "bfloat16-products"}))

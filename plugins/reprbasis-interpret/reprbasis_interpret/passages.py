@@ -71,7 +71,7 @@ def _cut(ids, owners, kept, values, window):
 
 def activity(basis, site, x):
     """[N, K] how active each latent is: the size of its code; of a bit that is mostly 1, whether it is 0 (the rarer side)."""
-    z = torch.cat([basis.encode(site, part).float() for part in torch.split(x, BLOCK)])
+    z = torch.cat([basis.encode(site, part).float().cpu() for part in torch.split(x, BLOCK)])
     if "binary-latents" in basis.capabilities:
         z = torch.where(z.mean(0) > 0.5, 1 - z, z)
     return z.abs()

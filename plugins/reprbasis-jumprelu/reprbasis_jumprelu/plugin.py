@@ -12,4 +12,4 @@ def reprbasis_register(register):
                        factory="reprbasis_jumprelu.learner:JumpReLULearner",
                        summary="Sparse dictionary with a learned threshold per latent",
                        provides={"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows",
-                                 "divisible-latents"}))
+                                 "divisible-latents", "bfloat16-products"}))

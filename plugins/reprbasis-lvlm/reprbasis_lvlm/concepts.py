@@ -177,7 +177,7 @@ class Concepts(Evaluator[ConceptsConfig]):
         for shard, (start, stop) in enumerate(pairwise([0, *accumulate(activations.shards)])):
             if start >= self.config.tokens:
                 break
-            z = torch.stack([basis.encode(site, activations.read(site, shard))[:, latents].float() for site in basis.sites])
+            z = torch.stack([basis.encode(site, activations.read(site, shard))[:, latents].float().cpu() for site in basis.sites])
             z[:, table.positions[start:stop] == 0] = 0
             total, count, tokens = total + z.sum(1), count + (z > 0).sum((0, 1)), stop
             largest = z.max(0)

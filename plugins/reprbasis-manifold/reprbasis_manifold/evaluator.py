@@ -98,7 +98,7 @@ class _Run:
 
     def seen(self, site: Site, x: Tensor) -> Tensor:
         """[N, D] through the basis's normaliser."""
-        return self.basis.normaliser.apply(x.float().cpu(), self.basis.index(site))
+        return self.basis.normaliser.apply(x.to(self.basis.normaliser.mean), self.basis.index(site)).cpu()
 
     def add(self, name: str, found: Estimate, condition: str, unit: str = "share") -> None:
         """A measurement over all sites."""

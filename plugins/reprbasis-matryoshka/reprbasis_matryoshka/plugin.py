@@ -11,4 +11,5 @@ def reprbasis_register(register):
     register(Component(kind="learner", name="matryoshka", config=MatryoshkaConfig,
                        factory="reprbasis_matryoshka.learner:MatryoshkaLearner",
                        summary="Sparse dictionary in nested prefixes: general latents first, specific ones behind",
-                       provides={"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows"}))
+                       provides={"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows",
+                                 "bfloat16-products"}))

@@ -11,4 +11,4 @@ def reprbasis_register(register):
     register(Component(kind="learner", name="relu", config=ReLUConfig, factory="reprbasis_relu.learner:ReLULearner",
                        summary="Sparse dictionary: ReLU codes with an L1 penalty",
                        provides={"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows",
-                                 "divisible-latents"}))
+                                 "divisible-latents", "bfloat16-products"}))

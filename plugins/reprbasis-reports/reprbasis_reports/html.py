@@ -66,7 +66,8 @@ def _step(saved: Saved) -> dict[str, Any]:
     writer = dict(saved.manifest.writer) if saved.manifest else {}
     return {"name": step.name, "component": writer.get("component", step.component),
             "version": writer.get("version", ""),
-            "status": step.status, "seconds": step.seconds, "error": step.error or saved.problem, "config": step.config,
+            "status": step.status, "seconds": step.seconds, "made": step.made,
+            "error": step.error or saved.problem, "config": step.config,
             "fingerprint": step.fingerprint, "folder": step.folder.name, "artifact": step.artifact,
             "facts": {k: _short(v) for k, v in saved.facts.items() if k not in ("history", *FOUND)},
             "bytes": sum(f.bytes for f in saved.manifest.files.values()) if saved.manifest else 0}

@@ -55,7 +55,7 @@ def page(run: RunRecord, config: MarkdownConfig) -> str:
              f"Model: {model or 'none'}; weights {str(run.model.get('revision'))[:12]}.", "",
              *(f"- {n}" for n in notes if n not in single)]
     parts += ["", "## Steps", "", *_table(("step", "component", "status", "seconds"), (
-        (s.step.name, s.step.component, s.step.status, f"{s.step.made:.0f}") for s in steps))]
+        (s.step.name, s.step.component, s.step.status, f"{s.step.made:.0f}" if s.step.made else "-") for s in steps))]
     parts += ["", *config.comment.strip().splitlines()] if config.comment else []
     if found and config.compare:
         parts += ["", "## Evaluations side by side", "", *_medians(steps, config.compare), "", *_compare(steps, config.compare)]

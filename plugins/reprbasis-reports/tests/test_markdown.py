@@ -32,7 +32,7 @@ def test_a_failed_run_has_a_page_too(tmp_path):
     step = StepRecord("a", "x/harvest", "0", tmp_path / "no", "activations", "failed")
     run = RunRecord("demo", tmp_path, [step], {}, 0, "2026")
     text = rb.create("reporter", "markdown").run_ended(run, rb.registry()).read_text()
-    assert "| a | x/harvest | failed | 0 |" in text
+    assert "| a | x/harvest | failed | - |" in text
 
 
 def test_several_evaluations_have_their_medians_and_the_time_of_their_own_inputs(tmp_path):

@@ -75,8 +75,8 @@ class Steering(Evaluator[SteeringConfig]):
     def _directions(self, inputs, site, ranking):
         """(kind, which) -> unit vector [D]."""
         basis, generator = inputs.basis, torch.Generator().manual_seed(inputs.seed)
-        rows = normalize(basis.directions(site).float(), dim=1)
-        fires = (basis.encode(site, inputs.activations.read(site, 0, slice(1, SAMPLE)).float()) > 0).any(0)
+        rows = normalize(basis.directions(site).float(), dim=1).cpu()
+        fires = (basis.encode(site, inputs.activations.read(site, 0, slice(1, SAMPLE)).float()) > 0).any(0).cpu()
         order = ranking.overall.argsort(descending=True)
         alive = order[max(len(order) // 10, self.config.latents):]
         alive = alive[fires[alive]]

@@ -67,7 +67,7 @@ def rank(basis, activations, site, *, dialogues=1000, first_position=False):
         rows = where[(where >= start) & (where < start + size)] - start
         for part in torch.split(rows, BLOCK) if len(rows) else ():
             first = int(part[0])
-            z = basis.encode(site, activations.read(site, shard, slice(first, int(part[-1]) + 1))[part - first].float())
+            z = basis.encode(site, activations.read(site, shard, slice(first, int(part[-1]) + 1))[part - first].float()).cpu()
             to = group[done:done + len(part), None].expand(-1, basis.d_dict)
             largest.scatter_reduce_(0, to, z.float(), "amax")
             done += len(part)

@@ -63,12 +63,19 @@ class LearnConfig(ComponentConfig):
     """Rows whose norm is more than this many times the typical one get less weight, so that attention sinks do not rule."""
     repeats: bool = False
     """Whether tokens that repeat the beginning of an earlier dialogue (a shared system prompt) are trained on again."""
+    only: tuple[str, ...] = Field((), exclude_if=lambda flags: not flags)  # likewise
+    """Train on tokens that carry all of these flags, or with `!` do not: [thinking], [image], ["!special"]."""
     log_every: int = Field(20, ge=1)
     """Steps between two points of the training curves."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """Time between checkpoints."""
     shards: int = Field(1, ge=1)
     """Under torchrun: processes that share the latents; their number divides that of all processes, the rest divide the rows."""
+    # what was learned before there was this choice is still reused: a default is no part of the fingerprint
+    device: str = Field("cpu", exclude_if=lambda name: name == "cpu")
+    """Where the dictionary is trained, for example cpu or cuda:0. Never chosen for you."""
+    products: Literal["float32", "bfloat16"] = Field("float32", exclude_if=lambda name: name == "float32")
+    """Number format of the large matrix products; the rest stays float32. bfloat16 is faster where the processor has it."""
     seed: int | None = Field(None, ge=0)
     """Of data order and initialisation; null: the seed of the pipeline. For several trainings in one pipeline."""
 

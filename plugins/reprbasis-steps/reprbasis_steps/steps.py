@@ -9,6 +9,7 @@ from reprbasis.interfaces.model import ModelInfo
 from reprbasis.interfaces.step import Step, StepContext
 from reprbasis.runtime.activations import Activations
 from reprbasis.runtime.basis import Basis
+from reprbasis.runtime.device import usable
 from reprbasis.runtime.fit import discard_checkpoint, fit
 from reprbasis.runtime.harvest import harvest
 
@@ -37,14 +38,21 @@ class LearnStep(Step[LearnConfig]):
 
     @classmethod
     def check(cls, config: LearnConfig, info: ModelInfo) -> list[Problem]:
-        """The chosen sites must have one width."""
+        """The chosen sites must have one width, and the machine the device."""
+        found = []
+        try:
+            usable(config.device)
+        except UserError as error:
+            found.append(Problem(error.what, do=error.do))
         try:
             widths = {info.widths[s] for s in info.select(config.sites)}
         except SiteError:
-            return []  # reported with the field itself
-        return [] if len(widths) == 1 else [
-            Problem(f"the sites have different widths ({', '.join(map(str, sorted(widths)))}) and cannot share a dictionary",
-                    do="choose sites of one width")]
+            return found  # reported with the field itself
+        if len(widths) > 1:
+            told = ", ".join(map(str, sorted(widths)))
+            found.append(Problem(f"the sites have different widths ({told}) and cannot share a dictionary",
+                                 do="choose sites of one width"))
+        return found
 
     def run(self, context: StepContext, **inputs: Artifact) -> Basis:
         """Takes `activations`; gives a basis."""

@@ -4,7 +4,8 @@ from reprbasis import Component, hookimpl
 
 from .config import BatchTopKConfig, TopKConfig
 
-PROVIDES = {"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows", "divisible-latents"}
+PROVIDES = {"affine-decoder", "nonnegative-latents", "sparse-latents", "divisible-rows", "divisible-latents",
+            "bfloat16-products"}
 
 
 @hookimpl

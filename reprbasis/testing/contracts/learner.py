@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reprbasis.interfaces.learner import Dictionary, DictionaryLearner, Rows, StepInfo
+from reprbasis.runtime import products
 
 from ..planted import Planted
 from .base import ComponentContract
@@ -242,6 +243,28 @@ class LearnerContract(ComponentContract):
         second.run(5)
         want, got = straight.dictionary.state_dict(), second.dictionary.state_dict()
         assert [k for k in want if not torch.equal(want[k], got[k])] == []
+
+    def test_short_products_change_little(self) -> None:
+        """With `bfloat16-products` loss and gradients stay what they are up to rounding. If it fails, compute codes, losses
+        and sums in float32 and leave only the large products to `kits.sparse`.
+        """
+        if "bfloat16-products" not in self.registered.component.provides:
+            return
+        session, found = self.session(), []
+        session.run(20)
+        rows, state = self.data().rows(256, torch.Generator().manual_seed(9)), session.generator.get_state()
+        formats: tuple[products.Format, ...] = ("float32", "bfloat16")
+        for name in formats:
+            session.generator.set_state(state)
+            session.optimiser.zero_grad(set_to_none=True)
+            with products.using(name):
+                total = torch.stack(list(session.learner.loss(session.dictionary, rows, session.info()).values())).sum()
+                total.backward()  # type: ignore[no-untyped-call]
+            gradient = torch.cat([p.grad.flatten() for p in session.dictionary.parameters() if p.grad is not None])
+            found.append((float(total.detach()), gradient))
+        (loss, gradient), (short, other) = found
+        assert short == pytest.approx(loss, rel=0.03)
+        assert torch.cosine_similarity(gradient, other, dim=0) > 0.98
 
     def test_loss_leaves_parameters_alone(self) -> None:
         """`loss` may update buffers, never parameters: those belong to the optimiser and `after_step`."""

@@ -71,7 +71,7 @@ class ReporterContract(ComponentContract):
         written = self.show(replace(run, steps=(), model={}, started=""))
         assert written is None or written.is_file()
 
-    @pytest.mark.parametrize("status", ["failed", "waiting"])
+    @pytest.mark.parametrize("status", ["failed", "interrupted", "waiting"])
     def test_shows_a_run_that_stopped(self, run: RunRecord, status: str) -> None:
         """It is told of failures too and must not hide them by one of its own. If it fails, look at `status` first."""
         stopped = replace(run.steps[0], status=status, error=f"it broke [/] {HOSTILE}", folder=run.folder / "nothing")

@@ -57,15 +57,16 @@ function overview() {
     data ? h("div", { class: "card" }, h("h3", null, "Data"), h("p", { class: "big" }, `${show(origin.tokens)} tokens`), facts([["corpus", corpus.use], ["written by", corpus.generate ? "the model itself" : null], ["sequences", origin.sequences], ["sites", (data.sites || []).length], ["stored as", origin.dtype]])) : null,
     basis ? h("div", { class: "card" }, h("h3", null, "Dictionary"), h("p", { class: "big" }, `${show(basis.d_dict)} latents`), facts([["learner", String(basis.learner || "").split("/").pop()], ["width of the stream", basis.d_in], ["sites that share it", Array.isArray(basis.sites) ? basis.sites.length : basis.sites], ["trained on rows", (basis.training || {}).rows], ["epochs", (basis.training || {}).epochs]])) : null,
     h("div", { class: "card" }, h("h3", null, "Run"), h("p", { class: "big" }, total ? duration(total) : "nothing was computed"), facts([["started", started], ["seed", String(run.seed)], ["pipeline", run.source], ["reprbasis", run.versions.reprbasis], ["torch", run.versions.torch]])));
-  const longest = Math.max(...steps.map((s) => s.seconds || 0), 1e-9);
+  const took = (s) => s.made || s.seconds || 0, longest = Math.max(...steps.map(took), 1e-9);
   const table = h("div", { class: "scroll" }, h("table", { class: "plain steps" },
     h("thead", null, h("tr", null, ["step", "what", "status", "time", "made", "fingerprint"].map((t) => h("th", { scope: "col" }, t)))),
     h("tbody", null, steps.map((s) => h("tr", null, h("th", { scope: "row" }, s.name), h("td", null, s.component), h("td", null, h("span", { class: `status ${s.status}` }, s.status)),
-      h("td", { class: "time" }, s.seconds ? h("span", null, h("i", { style: `width:${Math.max(2, (100 * s.seconds) / longest)}px` }), duration(s.seconds)) : "–"),
+      h("td", { class: "time" }, took(s) ? h("span", null, h("i", { style: `width:${Math.max(2, (100 * took(s)) / longest)}px` }), duration(took(s)), s.status === "reused" ? " when made" : null) : "–"),
       h("td", null, s.bytes ? `${s.artifact}, ${bytes(s.bytes)}` : s.artifact), h("td", null, h("code", null, (s.fingerprint || "").slice(0, 12))))))));
   return section("overview", run.name,
     bad.map((s) => h("div", { class: "alert", role: "alert" }, h("strong", null, `Step '${s.name}' failed. `), h("pre", null, s.error || "No message was recorded."))),
-    steps.filter((s) => s.status !== "failed" && s.error).map((s) => h("div", { class: "alert" }, h("strong", null, `What step '${s.name}' left cannot be read. `), h("pre", null, s.error))),
+    steps.filter((s) => !["failed", "interrupted"].includes(s.status) && s.error).map((s) => h("div", { class: "alert" }, h("strong", null, `What step '${s.name}' left cannot be read. `), h("pre", null, s.error))),
+    steps.filter((s) => s.status === "interrupted").map((s) => h("p", { class: "notice" }, `Step '${s.name}' was interrupted; the same command resumes.`)),
     open.length ? h("p", { class: "notice" }, `Not run: ${open.map((s) => s.name).join(", ")}.`) : null,
     !steps.length ? h("p", { class: "notice" }, "This run has no steps.") : null,
     cards, steps.length ? table : null,

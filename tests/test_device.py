@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reprbasis.errors import UserError
-from reprbasis.kits.hf import usable
+from reprbasis.runtime.device import usable
 
 
 def test_the_cpu_is_usable():
