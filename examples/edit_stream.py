@@ -43,8 +43,6 @@ KNOWN = (
 )
 """Countries that are said to stay; none of them is edited or measured."""
 WORDING, PARAPHRASE = "The capital of {} is the city of", "People who visit the capital of {} visit the city of"
-RIVALS = 20
-"""So many of the likeliest tokens shall be less likely than the new city."""
 TEXTS = (
     "The river rises in the hills and runs slowly through the meadows until it meets the sea.",
     "Photosynthesis turns light, water and carbon dioxide into sugar, and gives off oxygen.",
@@ -100,12 +98,12 @@ def tokens(model, texts):
 
 
 def item_of(model, country, target):
-    """The prompt; the answers are the likeliest tokens as it is, the wrong answer the new city; the subject is one token."""
+    """The prompt; the answer is the likeliest token as it is, the wrong answer the new city; the subject is one token."""
     batch = tokens(model, [WORDING.format(country)])
     subject = (batch.ids[0] == model.tokenizer.encode(f" {country}")[0]).nonzero()[:1]
     now = last_logits(model, batch)
     now[0, target] = -torch.inf
-    return ContrastBatch(batch, None, Targets(now.topk(RIVALS).indices, torch.tensor([[target]])), {"subject": subject})
+    return ContrastBatch(batch, None, Targets(now.topk(1).indices, torch.tensor([[target]])), {"subject": subject})
 
 
 def run(model, edits, others, session, every, strengths=()):
@@ -164,6 +162,9 @@ def main():
     parser.add_argument("--at", default="answer", choices=["subject", "answer"])
     parser.add_argument("--contexts", type=int, default=0, help="further places where the subject stands")
     parser.add_argument("--near", type=int, default=0, help="tokens of other countries that are held")
+    parser.add_argument("--ridge", type=float, default=1e-4, help="weight of the change's own size")
+    parser.add_argument("--conflict", type=float, default=0.05, help="share of a key that must be free")
+    parser.add_argument("--keep-weight", type=float, default=1.0, help="weight of what is read in the dialogues")
     parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -177,8 +178,9 @@ def main():
     others = countries[args.edits:]
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
     keep += [Example(text=WORDING.format(name)) for name in (KNOWN if args.near else ())]
-    editor = rb.create("editor", "online", component=args.component, goal=-2.0, strength=128.0, tries=5, ridge=1e-4, at=args.at,
-                       contexts=args.contexts, near=args.near, keep_tokens=64, budget_tokens=64)
+    editor = rb.create("editor", "online", component=args.component, goal=-1.0, rivals="all", strength=64.0, tries=5, at=args.at,
+                       ridge=args.ridge, keep_weight=args.keep_weight, contexts=args.contexts, near=args.near, keep_tokens=64,
+                       budget_tokens=64, conflict=args.conflict)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
     for name in ("recursive least squares", "naive rank-one"):

@@ -29,7 +29,7 @@ class SearchConfig(ComponentConfig):
     """Mean logit difference (answer minus wrong answer) aimed at for the prompts to change; null: `strength` as it stands."""
     rivals: Literal["answers", "all"] = "answers"
     """What the wrong answer is compared with for that: the answers, or whatever other token is likeliest (with a goal below 0
-    the wrong answer is then what the model says)."""
+    the wrong answer is then what the model says; what pushes towards it then pushes past every other token, see `ahead`)."""
     strength: float = Field(1.0, gt=0)
     """First strength tried. It is doubled, then halved between, until the goal is met."""
     budget: float = Field(0.05, gt=0)
@@ -55,8 +55,11 @@ class KeyConfig(SearchConfig):
     near: int = Field(0, ge=0)
     """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held
     each for itself and not only in the mean over all tokens."""
+    peers: int = Field(0, ge=0)
+    """So many other words are put in the subject's place (role `at`, or `subject` with `at: answer`) and what is read there is
+    held as well: words that the model itself finds likely there or alike. What an edit of one subject spoils first."""
     near_weight: float = Field(1.0, gt=0)
-    """Weight of each of them."""
+    """Weight of each key that is held for itself."""
 
 
 class LocalConfig(KeyConfig):

@@ -19,7 +19,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
-from .parts import Part, candidates, elsewhere, place, read_in, readers, targets_of
+from .parts import Part, ahead, candidates, elsewhere, hold, peers, place, read_in, readers, targets_of
 from .scaled import Direction, ScaledEditor, together
 from .search import Judge
 
@@ -42,8 +42,9 @@ class LocalEditor(ScaledEditor[L]):
         parts = [Part.parse(name, model) for name in chosen]
         sites = {s for p in parts for s in p.sites}
         runs = [model.forward(item.clean, capture=sites, logits="none") for item in request.change]
-        places, targets = ([get(item) for item in request.change] for get in (
-            lambda item: place(item, c.at), lambda item: targets_of(model, item)))
+        places = [place(item, c.at) for item in request.change]
+        all_others = c.rivals == "all" and c.aim == "push"
+        targets = [ahead(model, item, abs(c.goal or 1.0)) if all_others else targets_of(model, item) for item in request.change]
         others = [elsewhere(item, c.at, texts, c.contexts) for item in request.change]
         also = [None if batch is None else model.forward(batch, capture=sites, logits="none") for batch in others]
         keys, ways = {}, {}  # of each part, of each batch: [I, N] and [D, N]
@@ -56,6 +57,7 @@ class LocalEditor(ScaledEditor[L]):
                     keys[part][i] = torch.cat([keys[part][i], there], 1)
                     ways[part][i] = torch.cat([ways[part][i], ways[part][i][:, :1].expand(-1, there.shape[1])], 1)
         known = read_in(model, {part: torch.cat(held, 1) for part, held in keys.items()}, texts, c.near)
+        hold(model, known, [peers(model, item, c.at, c.peers) for item in request.change])
 
         def fit(which: Sequence[int]) -> EditPlan:
             plans = []

@@ -22,7 +22,7 @@ from reprbasis.runtime.basis import Basis
 
 from .config import OnlineConfig
 from .local import prior
-from .parts import Part, candidates, elsewhere, place, read_in, targets_of
+from .parts import Part, ahead, candidates, elsewhere, place, read_in, targets_of
 from .scaled import kept
 from .search import Judge, search, some
 
@@ -136,7 +136,8 @@ class Session:
             DataError: the edit exceeds the budget; the stream is as it was.
         """
         c = self.config
-        keys, way = keys_and_ways(self.model, self.part, item, c, self.texts)
+        with self.plan().applied(self.model):  # what other tokens an edit must be ahead of depends on those before it
+            keys, way = keys_and_ways(self.model, self.part, item, c, self.texts)
         self.stream.check(name, keys[:1] if c.contexts else keys)
         gain = self.stream.step(keys)
         room = min(self.stream.room(key) for key in keys)
@@ -209,7 +210,8 @@ def keys_and_ways(model: ModelAdapter, part: Part, item: ContrastBatch, config: 
     """What the part reads [N, I], and by what its output there is to change for one unit along the contrast [N, D]."""
     at = place(item, config.at)
     run = model.forward(item.clean, capture=part.sites, logits="none")
-    keys, way = part.keys_in(model, run, at)[:, 0].double(), part.wanted(model, run, at, targets_of(model, item))
+    target = ahead(model, item, abs(config.goal or 1.0)) if config.rivals == "all" else targets_of(model, item)
+    keys, way = part.keys_in(model, run, at)[:, 0].double(), part.wanted(model, run, at, target)
     way = way / way.square().sum(1, keepdim=True).clamp_min(1e-30)
     if (also := elsewhere(item, config.at, texts, config.contexts)) is not None:
         there = part.keys(model, also, also.last()[:, None])[:, 0].double()

@@ -7,7 +7,9 @@ width of what a component reads (head width, MLP width, or of values the residua
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 from reprbasis.errors import CapabilityError, DataError, SiteError
@@ -15,7 +17,7 @@ from reprbasis.interfaces.editor import EditPlan
 from reprbasis.interfaces.model import ForwardResult, ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
-from reprbasis.kits.components import answer_rows, heads_in_context, neurons, stream_before, unembedded
+from reprbasis.kits.components import answer_rows, heads_in_context, neurons, stream_before, through_norm, unembedded
 from reprbasis.kits.weights import delta_of
 from reprbasis.sites import Site
 
@@ -143,10 +145,104 @@ def elsewhere(item: ContrastBatch, at: str, texts: Sequence[TokenBatch], count: 
     return batch.to(item.clean.ids.device)
 
 
+@torch.no_grad()
+def peers(model: ModelAdapter, item: ContrastBatch, at: str, count: int) -> tuple[TokenBatch, Tensor] | None:
+    """The first prompt with other words in the place of its subject, and where the component is read in each [N, 1].
+
+    The model itself names them: half are the tokens it finds likeliest there, half those whose unembedding rows are most like
+    that of the subject's last token (all, where nothing stands before the subject). They are what an edit of one subject spoils
+    first, and nobody has to list them. None without a subject.
+
+    Args:
+        model: the model.
+        item: prompts with a role `at`, or with `at` = `answer` a role `subject`.
+        at: see `place`.
+        count: how many words.
+    """
+    role = "subject" if at == "answer" else at
+    if not count or role not in item.roles or not item.roles[role].shape[1] or item.clean.extra:
+        return None
+    ids, where = item.clean.ids[0][item.clean.mask[0]], item.roles[role][0]
+    first, last = int(where[0]), int(where[-1])
+    rows = model.unembedding().weight.float()
+    rows = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+    alike = rows @ rows[ids[last]]
+    chosen: list[int] = []
+    if first:
+        before = model.forward(item.clean.take(torch.tensor([0], device=ids.device)), logits="all").logits
+        assert before is not None
+        likely = before[0, first - 1].clone()
+        likely[ids[first:last + 1]] = -torch.inf
+        chosen = likely.topk(count // 2).indices.tolist()
+    alike[torch.cat([ids[first:last + 1], torch.tensor(chosen, dtype=torch.long, device=ids.device)])] = -torch.inf
+    chosen += alike.topk(count - len(chosen)).indices.tolist()
+    head, tail = ids[:first].cpu(), ids[last + 1:].cpu()
+    batch = TokenBatch.pad([TokenSequence(torch.cat([head, torch.tensor([i]), tail]), sequence=n) for n, i in enumerate(chosen)],
+                           pad_id=model.pad_id).to(ids.device)
+    return batch, batch.last()[:, None] if at == "answer" else torch.full((len(chosen), 1), first, device=ids.device)
+
+
 def targets_of(model: ModelAdapter, item: ContrastBatch) -> Tensor:
     """[B, D] unit direction from the wrong answer to the answer."""
     rows = answer_rows(unembedded(model), item.targets).double()
     return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+
+
+@torch.no_grad()
+def ahead(model: ModelAdapter, item: ContrastBatch, by: float) -> Tensor:
+    """[B, D] unit direction, away from the least change of the last stream that puts the wrong answer ahead of every other token.
+
+    The way from answer to wrong answer spends half of its length on lowering the answer far below all others, and tokens like
+    the wrong answer come along. This one solves `min |d|` with `(u_wrong - u_r) . d >= l_r - l_wrong + by` for every token r (u
+    the unembedding rows through the norm, l the logits): least distance programming (Lawson & Hanson 1974, chapter 23), with
+    the tokens that are in the way added a few at a time.
+
+    Args:
+        model: as it is now, earlier edits in force.
+        item: prompts with wrong answers, of which the first is meant.
+        by: logits that it shall be ahead, to first order.
+
+    Raises:
+        DataError: a prompt has no wrong answer, or no change puts it ahead.
+    """
+    if item.targets.wrong is None or bool((item.targets.wrong[:, 0] < 0).any()):
+        raise DataError("an edit against all other tokens needs to know what shall be said", do="give wrong answers")
+    end, out = Site("resid", model.info.n_layers - 1), model.unembedding()
+    run = model.forward(item.clean, capture=[end], stop_at=end, logits="none")
+    rows, at = torch.arange(len(item.clean.ids), device=model.device), item.clean.last()
+    found = []
+    for x, new in zip(run[end][rows, at], item.targets.wrong[:, 0].tolist(), strict=True):
+        logits = out.norm(x) @ out.weight.T
+        logits = (logits if out.bias is None else logits + out.bias).double()
+        slope = through_norm(out, x.expand(len(out.weight), -1), out.weight).double()
+        need = logits - logits[new] + by
+        need[new] = -torch.inf
+        short, d, against = need.clone(), torch.zeros_like(slope[0]), torch.zeros(0, dtype=torch.long, device=need.device)
+        for _ in range(_ROUNDS):
+            against = torch.cat([against, short.topk(_RIVALS).indices]).unique()
+            d = _least(slope[new] - slope[against], need[against])
+            short = need - (slope[new] - slope) @ d
+            short[new] = -torch.inf
+            if float(short.max()) <= 1e-3 * by:
+                break
+        found.append(-d / d.norm().clamp_min(1e-30))
+    return torch.stack(found)
+
+
+_ROUNDS, _RIVALS = 12, 16
+"""Of tokens in the way: how many are added at a time, how often."""
+
+
+def _least(rows: Tensor, need: Tensor) -> Tensor:
+    """[D] the shortest d with `rows d >= need`, from [K, D] and [K]."""
+    size = need.abs().max().clamp_min(1e-30)
+    system = torch.cat([rows.T, need[None] / size]).cpu().numpy()
+    wish = numpy.zeros(len(system))
+    wish[-1] = 1.0
+    short = torch.from_numpy(system @ nnls(system, wish, maxiter=50 * len(need))[0] - wish)
+    if float(short[-1].abs()) < 1e-9:
+        raise DataError("no change of the last stream puts the new answer ahead of all others", do="choose another answer")
+    return (-short[:-1] / short[-1] * float(size)).to(rows)
 
 
 @dataclass
@@ -188,6 +284,14 @@ def read_in(model: ModelAdapter, parts: Mapping[Part, Tensor], texts: Sequence[T
                 first = value.topk(min(near, len(value))).indices
                 best[part] = value[first], held[first]
     return {part: Kept(total / max(count, 1), best[part][1].T) for part, total in totals.items()}
+
+
+def hold(model: ModelAdapter, known: Mapping[Part, Kept], more: Sequence[tuple[TokenBatch, Tensor] | None]) -> None:
+    """Further tokens ([B, 1] positions of each batch) are held each for itself. Cost: one forward a batch."""
+    for batch, at in (found for found in more if found is not None):
+        result = model.forward(batch, capture={site for part in known for site in part.sites}, logits="none")
+        for part, kept in known.items():
+            kept.near = torch.cat([kept.near, part.keys_in(model, result, at)[:, 0].double().T], 1)
 
 
 @dataclass(frozen=True)
