@@ -20,11 +20,11 @@ def training_settings(inputs: EvaluationInputs) -> dict[str, Any]:
 
 
 def untrained(inputs: EvaluationInputs) -> Basis:
-    """The basis before any training: same sites, normaliser, learner, width and seed."""
+    """The basis before any training: same sites, normaliser, learner, width and seed; it starts on the CPU, as in `fit`."""
     basis, training = inputs.basis, training_settings(inputs)
     source = RowSource(inputs.activations, basis.sites, seed=training["seed"], repeats=training["repeats"],
                        only=training["only"])
-    stats = activation_stats(source, Preparation(inputs.activations, basis.normaliser, training["norm_cap"]),
-                             seed=training["seed"])
+    normaliser = basis.normaliser.to(torch.device("cpu"))
+    stats = activation_stats(source, Preparation(inputs.activations, normaliser, training["norm_cap"]), seed=training["seed"])
     dictionary = basis.learner.start(stats, torch.Generator().manual_seed(training["seed"]))
-    return basis.with_dictionary(basis.learner.finish(dictionary, stats))
+    return basis.with_dictionary(basis.learner.finish(dictionary, stats).to(basis.device))

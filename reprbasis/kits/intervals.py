@@ -33,6 +33,7 @@ def ratio(numerator: Tensor, denominator: Tensor, group: Tensor, *, resamples: i
         resamples: bootstrap draws.
         seed: of the draws.
     """
+    numerator, denominator, group = numerator.cpu(), denominator.cpu(), group.cpu()
     labels, member = torch.unique(group, return_inverse=True)
     g = len(labels)
     top = torch.zeros(g, dtype=torch.float64).index_add_(0, member, numerator.double())

@@ -122,7 +122,7 @@ class _Run:
         """Random unit directions with the L0 of the basis and the best single gain: what sparsity and width alone give."""
         basis = self.inputs.basis
         generator = torch.Generator().manual_seed(self.inputs.seed)
-        rows = torch.nn.functional.normalize(torch.randn(basis.d_dict, basis.d_in, generator=generator), dim=1)
+        rows = torch.nn.functional.normalize(torch.randn(basis.d_dict, basis.d_in, generator=generator), dim=1).to(basis.device)
         index, replaced = basis.index(site), []
         for x, batch in zip(self.text.values(site), self.text.batches, strict=True):
             y = basis.normaliser.apply(x.float(), index)
