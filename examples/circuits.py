@@ -27,10 +27,10 @@ SITES = "resid.2::4"
 TASKS = {"sva": {"use": "sva", "set": "nounpp"},
          "ioi": {"use": "ioi", "order": "baba", "templates": [0]},
          "induction": {"use": "induction", "words": 4, "repeated": 1}}
-COSTS = {"sva": [0.03, 0.08, 0.2, 0.4], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
+COSTS = {"sva": [0.003, 0.01, 0.04, 0.12], "ioi": [0.006, 0.03, 0.12], "induction": [0.001, 0.005, 0.02]}
 PROMPTS = {"sva": (24, 48), "ioi": (16, 16), "induction": (16, 16)}  # to find circuits on, and to judge them on
 INNER = {"sva": 6, "ioi": 10, "induction": 10}  # steps of the mask for each run of the model
-MORE = {"sva": {"memory": 3, "loss": "abs-batch"}}  # chosen on the split `validation`, seed 0
+MORE = {"sva": {"loss": "abs-batch"}, "ioi": {"repair": 0}, "induction": {"repair": 0}}  # see the page
 PATH = {"steps": 4, "rows": 96}
 SCORERS = ["attribution", {"use": "ig", **PATH}, {"use": "iterative-ig", **PATH, "rounds": 4, "nodes": 10, "path": "joint"},
            "magnitude"]
@@ -303,7 +303,7 @@ the corrupted prompts. Error nodes are nodes like others; every method may choos
 (F(M) - F(empty)), F the mean logit difference on held-out prompts, M the **unchanged model**; "F(basis)" is the model with
 all latents on and every error ablated. Circuits are found on prompts of the split `train` and judged on the split `test`,
 which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}, learning
-rate 3 / steps; on sva with `memory: 3` and `loss: abs-batch`. All methods are compared at the sizes that `mask` finds. `ig`: 4
+rate 3 / steps; on sva with `loss: abs-batch` and repair of the hard masks, on the others without (`repair: 0`). All methods are compared at the sizes that `mask` finds. `ig`: 4
 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites on one path; `random nodes`: mean of 2 draws a seed among the
 nodes that are ever active. Intervals: 95 % bootstrap over held-out prompts of the mean over seeds (prompts are drawn, not seeds).
 

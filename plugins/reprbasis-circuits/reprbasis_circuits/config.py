@@ -27,14 +27,14 @@ class MaskConfig(NodesConfig):
 
     cost: float = Field(0.05, gt=0)
     """Price of a node in units of the metric: in a linear model exactly the nodes with a larger effect stay."""
+    unit: Literal["metric", "share"] = "metric"
+    """Of prices: the metric's own, or the loss without any node, which is all there is to gain: no circuit costs more than 1."""
     costs: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.35, 0.6, 1.0)
     """Prices of a whole frontier, found together."""
     steps: int = Field(200, ge=2)
     """Optimiser steps."""
     inner: int = Field(1, ge=1)
     """Steps for each run of the model; between runs the metric is extrapolated to first order in the mask."""
-    memory: int = Field(1, ge=1)
-    """Latest runs of the model whose prompts a step's loss is the mean over; older ones are extrapolated. With `inner: 1` too."""
     rows: int = Field(32, ge=1)
     """Most prompts times costs in one forward, which decides its time: many costs share it, with fewer prompts each."""
     lr: float | None = Field(None, gt=0)
@@ -49,6 +49,10 @@ class MaskConfig(NodesConfig):
     """What to reproduce: the unchanged model, or the model with every latent on under the same error policy."""
     candidates: Literal["active", "all"] = "active"
     """Nodes to choose from: latents that are active at that position in some prompt, or all."""
+    repair: int = Field(12, ge=0)
+    """Afterwards at most so many rounds of local search on hard masks: add, drop, swap nodes while loss + price x nodes falls."""
+    tries: int = Field(6, ge=1)
+    """Nodes to add, and nodes to drop, that a round of the repair tries alone; it costs some 6 x tries forwards of 8 prompts."""
     cleanup: float | None = Field(None, gt=0)
     """Afterwards drop nodes whose removal changes the mean metric by less than this share of F(model) - F(empty)."""
     patience: int = Field(20, ge=1)
@@ -62,8 +66,8 @@ class MaskConfig(NodesConfig):
     def _sound(self) -> Self:
         if not self.costs or any(c <= 0 for c in self.costs):
             raise ValueError("costs must be positive and at least one")
-        if (self.inner > 1 or self.memory > 1) and self.loss in ("ce", "kl"):
-            raise ValueError("inner or memory above 1 needs a loss of the metric: abs, abs-batch or square")
+        if self.inner > 1 and self.loss in ("ce", "kl"):
+            raise ValueError("inner above 1 needs a loss of the metric: abs, abs-batch or square")
         return self
 
 

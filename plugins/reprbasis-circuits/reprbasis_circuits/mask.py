@@ -26,7 +26,11 @@ from reprbasis.runtime.basis import Basis
 
 from .config import MaskConfig
 from .nodes import Nodes, circuit, prepare, split
+from .repair import Problem, Repaired, repair
 from .sparsify import Schedule, sparsify
+
+PART = 8  # prompts that moves are first tried on
+ROWS = 64  # of a forward without derivatives
 
 
 class MaskFinder(CircuitFinder[MaskConfig]):
@@ -63,30 +67,47 @@ class MaskFinder(CircuitFinder[MaskConfig]):
             schedule = Schedule.ssc(config.steps / 1.1, beta=config.beta, lr=config.lr or 0.05)
         else:
             schedule = Schedule.own(config.steps, beta=config.beta, lr=config.lr, patience=config.patience)
-        paid = [c / len(runner.setup.sites) for c in costs] if ssc else list(costs)
+        nothing = torch.zeros(1, len(nodes), dtype=torch.bool, device=model.device)
+        unit = float(task.hard(nothing)) if config.unit == "share" else 1.0
+        paid = [c * unit / (len(runner.setup.sites) if ssc else 1) for c in costs]
         learned = sparsify(task, len(nodes), paid, schedule, noise=0.0 if ssc else config.noise, seed=config.seed,
                            dtype=runner.dtype, device=model.device)
         if not bool(learned.logits.isfinite().all()):
             raise NumericsError("mask logits are not finite", do="look at the metric on these prompts; try a smaller lr")
+        repaired = self._repaired(task, learned.kept, paid)
         found = []
-        for cost, price, kept in zip(costs, paid, learned.kept, strict=True):
+        for cost, price, done in zip(costs, paid, repaired, strict=True):
             details = {"finder": "mask", "cost": cost, "cost_per_node": price, "steps": learned.steps, "loss": config.loss,
                        "target": config.target, "beta": [1.0, schedule.temperature(learned.steps - 1)], "lr": schedule.lr,
                        "seed": config.seed, "prompts_per_step": size, "inner": config.inner,
                        "candidates": len(nodes), "parity": config.parity,
-                       "history": learned.history}
-            found.append(circuit(runner, nodes, kept, details))
+                       "history": learned.history, "objective": done.objective, "moves": done.moves}
+            found.append(circuit(runner, nodes, done.mask, details))
             if config.cleanup is not None:
-                found[-1] = _cleaned(runner, nodes, kept, config.cleanup, found[-1])
+                found[-1] = _cleaned(runner, nodes, done.mask, config.cleanup, found[-1])
         return found
+
+    def _repaired(self, task: "_Task", kept: Tensor, paid: Sequence[float]) -> list[Repaired]:
+        """The masks [M, N] after local search, the lowest price first: each starts from all that were learned or found before."""
+        losses = task.hard(kept)
+        if not self.config.repair or self.config.parity is not None:
+            return [Repaired(mask, float(loss), [float(loss + price * mask.sum())])
+                    for mask, loss, price in zip(kept, losses, paid, strict=True)]
+        starts = torch.cat([kept, torch.zeros_like(kept[:1])])
+        losses = torch.cat([losses, task.hard(starts[-1:])])
+        problem = Problem(task.hard, task.slope, len(task.parts), self.config.tries, self.config.repair)
+        found: dict[int, Repaired] = {}
+        for i in sorted(range(len(paid)), key=lambda i: paid[i]):
+            found[i] = repair(problem, starts, losses, paid[i])
+            starts, losses = torch.cat([starts, found[i].mask[None]]), torch.cat([losses, losses.new_tensor([found[i].loss])])
+        return [found[i] for i in range(len(paid))]
 
 
 class _Task:
     """Task loss [M] of soft masks [M, N] at a step.
 
     With `inner` above 1 the model runs at every `inner`-th step only; until the next run each prompt's metric is extrapolated to
-    first order in the mask, from that run's derivatives. With `memory` above 1 the prompts of the latest runs count too, each
-    extrapolated from its own run (as in stochastic average gradients, Le Roux, Schmidt & Bach 2012).
+    first order in the mask, from that run's derivatives.
     """
 
     def __init__(self, runner: Runner, nodes: Nodes, config: MaskConfig) -> None:
@@ -95,9 +116,7 @@ class _Task:
         runs = math.ceil((config.steps + 2) / config.inner)
         self.order = order(len(runner.prompts), runs, config.seed, shuffle=config.parity is None)
         self.references = [(p.model.to(runner.dtype), _last(p.logits, p.item)) for p in runner.prompts]
-        self.anchors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by batch, oldest run first
-        self.plain = config.inner == 1 and config.memory == 1
-        self.memory = config.memory
+        self.parts = _parts([len(p.model) for p in runner.prompts])
         if config.target == "basis":
             everything = runner.full(latents=True, errors=True)
             with torch.no_grad():
@@ -106,19 +125,34 @@ class _Task:
 
     def __call__(self, step: int, mask: Tensor) -> Tensor:
         index = self.order[step // self.inner]
-        if self.plain:
-            value, logits = self.runner.run(index, self.nodes.dense(mask), grad=True)
-            return self._loss(index, value, logits)
+        if self.inner == 1:
+            return self._loss(index, *self.runner.run(index, self.nodes.dense(mask), grad=True))
         if step % self.inner == 0:
-            self.anchors.pop(index, None)
-            while len(self.anchors) >= self.memory:
-                del self.anchors[next(iter(self.anchors))]
-            self.anchors[index] = self._expand(index, mask.detach())
-        losses = []
-        for which, (value, slope, start) in self.anchors.items():
-            now = value + torch.einsum("mbn,mn->mb", slope, mask - start)
-            losses.append(self._loss(which, now, now[..., None]))
-        return torch.stack(losses).mean(0)
+            self.anchor = self._expand(index, mask.detach())
+        value, slope, start = self.anchor
+        now = value + torch.einsum("mbn,mn->mb", slope, mask - start)
+        return self._loss(index, now, now[..., None])
+
+    def hard(self, masks: Tensor, part: int | None = None) -> Tensor:
+        """Task loss [M] of masks [M, N], mean over the prompts of a part or all."""
+        total, count = masks.new_zeros(len(masks), dtype=self.runner.dtype), 0
+        for index in range(len(self.runner.prompts)) if part is None else self.parts[part]:
+            size = len(self.runner.prompts[index].model)
+            for first in range(0, len(masks), max(1, ROWS // size)):
+                some = slice(first, first + max(1, ROWS // size))
+                made = self.runner.run(index, self.nodes.dense(masks[some].to(self.runner.dtype)))
+                total[some] += self._loss(index, *made) * size
+            count += size
+        return total / count
+
+    def slope(self, mask: Tensor, part: int) -> Tensor:
+        """Derivative [N] of the task loss at a mask [N], summed over the prompts of a part."""
+        leaf = mask.to(self.runner.dtype).requires_grad_()
+        for index in self.parts[part]:
+            value, logits = self.runner.run(index, self.nodes.dense(leaf[None]), grad=True)
+            (self._loss(index, value, logits)[0] * len(self.runner.prompts[index].model)).backward()
+        assert leaf.grad is not None
+        return leaf.grad
 
     def _loss(self, index: int, value: Tensor, logits: Tensor) -> Tensor:
         return self.loss(value, logits, *self.references[index], self.runner.prompts[index].item)
@@ -130,6 +164,16 @@ class _Task:
         value, _ = self.runner.run(index, self.nodes.dense(leaf), grad=True, each=True)
         [slope] = torch.autograd.grad(value.sum(), leaf)
         return value.detach(), slope.view(len(mask), size, -1), mask
+
+
+def _parts(sizes: Sequence[int]) -> list[list[int]]:
+    """Batches in parts of about `PART` prompts."""
+    out: list[list[int]] = []
+    for index, size in enumerate(sizes):
+        if not out or sum(sizes[i] for i in out[-1]) + size > PART:
+            out.append([])
+        out[-1].append(index)
+    return out
 
 
 def order(batches: int, steps: int, seed: int, *, shuffle: bool = True) -> list[int]:

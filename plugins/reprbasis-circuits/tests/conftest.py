@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from reprbasis.interfaces.learner import Dictionary
 from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.runtime.basis import Basis, Normaliser
 from reprbasis.sites import Site
-from reprbasis.testing.toys import LinearModel, ToyDictionary, margin, toy_model, toy_registry
+from reprbasis.testing.toys import LinearModel, ToyDictionary, contrast_batches, margin, toy_model, toy_registry
 
 SITES = (Site("resid", 0), Site("resid", 1))
 T, K, PLANTED, MOVED, WHERE = 5, 64, (3, 17, 40), (5, 21, 50), 2
@@ -70,3 +71,24 @@ def chain() -> Chain:
         return out
 
     return Chain(model, basis, made(range(64)), made(range(64, 96)), margin())
+
+
+def rectified(model, width=6, dtype=torch.float64):
+    """A lossy dictionary with ReLU codes at every residual site."""
+    generator = torch.Generator().manual_seed(3)
+    sites = model.info.select("resid.*")
+    rows = torch.randn(width, model.info.d_model, generator=generator, dtype=dtype)
+    bias = torch.randn(model.info.d_model, generator=generator, dtype=dtype)
+    dictionary: Dictionary = ToyDictionary(rows, rows / 4, bias, rectify=True)
+    normaliser = Normaliser(torch.randn(len(sites), model.info.d_model, generator=generator, dtype=dtype),
+                            torch.rand(len(sites), generator=generator, dtype=dtype) + 0.5)
+    return Basis(sites, normaliser, dictionary, toy_registry().create("learner", "toy-dictionary", width=width),
+                 capabilities=frozenset({"affine-decoder"}))
+
+
+@pytest.fixture
+def world():
+    """A random model, a lossy dictionary and prompts."""
+    model = toy_model(layers=3)
+    model.weights = {k: v.double() for k, v in model.weights.items()}
+    return model, rectified(model), contrast_batches(model)

@@ -26,8 +26,21 @@ def learn(chain, costs, *, batches=None, **options):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_planted_nodes_and_no_others(chain, seed):
-    for found in learn(chain, [c / 2 for c in COSTS], seed=seed):  # the published unit is per node times the number of sites
+    for found in learn(chain, [c / 2 for c in COSTS], seed=seed, repair=0):  # published: price of a node times number of sites
         assert set(found.nodes()) == chain.truth
+
+
+def test_repair_leaves_what_is_right(chain):
+    for found in learn(chain, [c / 2 for c in COSTS], batches=chain.batches[:1]):
+        assert set(found.nodes()) == chain.truth
+        assert found.details["moves"] == []
+
+
+def test_prices_as_shares_of_what_there_is_to_gain(chain):
+    """Without a node the loss is F(model) - F(empty), about 2 * 3.3; three chains of two nodes each gain 3, 2 and 1.6 of it."""
+    some, none = learn(chain, [0.19, 0.24], unit="share", batches=chain.batches[:1])
+    assert some.details["cost_per_node"] == pytest.approx(0.19 * 6.6, rel=0.05)
+    assert (some.size(), none.size()) == (2, 0)
 
 
 def test_parity_mode_finds_the_same(chain):
@@ -41,7 +54,7 @@ def test_high_prices_cost_recall(chain):
     assert set(some.nodes()) < chain.truth
     assert some.size() == 2  # one of three chains: recall 0.33
     assert none.size() == 0
-    [own] = learn(chain, [1.5], lr=0.05)
+    [own] = learn(chain, [1.5], lr=0.05, repair=0)
     assert own.nodes() == some.nodes()
 
 
@@ -117,7 +130,7 @@ def test_greedy_finds_the_chain(chain):
 
 
 def test_cleanup_drops_what_does_not_matter(chain):
-    still = {"steps": 2, "lr": 1e-4, "batches": chain.batches[:1]}  # nothing moves: every candidate stays
+    still = {"steps": 2, "lr": 1e-4, "repair": 0, "batches": chain.batches[:1]}  # nothing moves: every candidate stays
     [dirty] = learn(chain, [1e-9], **still)
     [clean] = learn(chain, [1e-9], **still, cleanup=0.01)
     assert dirty.size() > 100
@@ -202,24 +215,10 @@ def test_prompts_of_a_step_do_not_change_the_answer_when_batches_are_split(chain
     assert set(small[0].nodes()) == chain.truth
 
 
-@pytest.mark.parametrize(("inner", "memory"), [(2, 1), (4, 1), (1, 3), (4, 3)])
-def test_steps_between_runs_find_the_same(chain, inner, memory):
-    for found in learn(chain, [c / 2 for c in COSTS], inner=inner, memory=memory):
+@pytest.mark.parametrize("inner", [2, 4])
+def test_steps_between_runs_find_the_same(chain, inner):
+    for found in learn(chain, [c / 2 for c in COSTS], inner=inner, repair=0):
         assert set(found.nodes()) == chain.truth
-
-
-def test_a_step_remembers_the_prompts_of_the_latest_runs(chain):
-    """While the mask stays where it is, the loss is the mean over the batches of as many runs as are remembered."""
-    finder = rb.create("finder", "mask", protect=0, error="node", memory=2, steps=4)
-    runner = prepare(finder.config, chain.model, chain.basis, chain.batches, chain.metric)
-    nodes = Nodes.of(runner)
-    mask = torch.rand(2, len(nodes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    task = MaskTask(runner, nodes, finder.config)
-    alone = MaskTask(runner, nodes, finder.config.model_copy(update={"memory": 1}))
-    assert task.order == alone.order
-    each = [alone(step, mask) for step in range(3)]
-    for step, wanted in enumerate([each[0], (each[0] + each[1]) / 2, (each[1] + each[2]) / 2]):
-        assert torch.allclose(task(step, mask), wanted, rtol=0, atol=1e-12)
 
 
 def test_the_expansion_is_exact_where_it_starts(chain):

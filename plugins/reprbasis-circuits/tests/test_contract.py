@@ -25,7 +25,7 @@ class TestGreedy(FinderContract):
 
 
 PROMPTS = {"task": {"use": "toy-pairs", "pairs": 12}, "prompts": 8, "batch": 4}
-MASK = {"use": "mask", "steps": 20, "costs": [0.01, 0.3]}
+MASK = {"use": "mask", "steps": 20, "unit": "share", "costs": [0.002, 0.02], "repair": 2}
 
 
 class TestFind(StepContract):
@@ -67,7 +67,7 @@ class TestFaithfulness(StepContract):
 def test_a_curve_survives_saving(chain, tmp_path):
     """Repetitions can be measured apart and put together."""
     step = rb.create("step", "frontier", task={"use": "toy-pairs"}, error="node", protect=0, resamples=100, random=2, repeats=1,
-                     halves=True, finders=[{"use": "mask", "steps": 40, "costs": [0.1, 2.0]}], scorers=["attribution"])
+                     halves=True, finders=[{"use": "mask", "steps": 40, "costs": [0.1, 1.2]}], scorers=["attribution"])
     world = step.config, rb.registry(), chain.model, chain.basis, chain.metric, chain.held_out
     whole, apart = Frontier(*world), Frontier(*world)
     for repetition, train in enumerate((chain.batches[:2], chain.batches[2:])):

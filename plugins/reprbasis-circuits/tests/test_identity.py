@@ -8,30 +8,8 @@ from reprbasis_circuits.nodes import Nodes, prepare
 import reprbasis as rb
 from reprbasis.errors import DataError
 from reprbasis.interfaces.finder import Setup
-from reprbasis.interfaces.learner import Dictionary
 from reprbasis.kits.circuits import NodeEdit, Runner, common_prefix
-from reprbasis.runtime.basis import Basis, Normaliser
-from reprbasis.testing.toys import ToyDictionary, contrast_batches, margin, toy_model, toy_registry
-
-
-def rectified(model, width=6, dtype=torch.float64):
-    """A lossy dictionary with ReLU codes at every residual site."""
-    generator = torch.Generator().manual_seed(3)
-    sites = model.info.select("resid.*")
-    rows = torch.randn(width, model.info.d_model, generator=generator, dtype=dtype)
-    bias = torch.randn(model.info.d_model, generator=generator, dtype=dtype)
-    dictionary: Dictionary = ToyDictionary(rows, rows / 4, bias, rectify=True)
-    normaliser = Normaliser(torch.randn(len(sites), model.info.d_model, generator=generator, dtype=dtype),
-                            torch.rand(len(sites), generator=generator, dtype=dtype) + 0.5)
-    return Basis(sites, normaliser, dictionary, toy_registry().create("learner", "toy-dictionary", width=width),
-                 capabilities=frozenset({"affine-decoder"}))
-
-
-@pytest.fixture
-def world():
-    model = toy_model(layers=3)
-    model.weights = {k: v.double() for k, v in model.weights.items()}
-    return model, rectified(model), contrast_batches(model)
+from reprbasis.testing.toys import contrast_batches, margin
 
 
 @pytest.mark.parametrize("error", ["own", "node"])
