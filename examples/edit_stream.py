@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from reprbasis_editbench.cases import neutral
 from reprbasis_editors.online import Stream
 
 import reprbasis as rb
@@ -164,6 +165,7 @@ def main():
     parser.add_argument("--near", type=int, default=0, help="tokens of other countries that are held")
     parser.add_argument("--ridge", type=float, default=1e-4, help="weight of the change's own size")
     parser.add_argument("--conflict", type=float, default=0.05, help="share of a key that must be free")
+    parser.add_argument("--goal", type=float, default=-1.0, help="logit difference to the likeliest other token")
     parser.add_argument("--keep-weight", type=float, default=1.0, help="weight of what is read in the dialogues")
     parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
     parser.add_argument("--seed", type=int, default=0)
@@ -177,8 +179,9 @@ def main():
     edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
     others = countries[args.edits:]
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
+    keep += neutral(0)
     keep += [Example(text=WORDING.format(name)) for name in (KNOWN if args.near else ())]
-    editor = rb.create("editor", "online", component=args.component, goal=-1.0, rivals="all", strength=64.0, tries=5, at=args.at,
+    editor = rb.create("editor", "online", component=args.component, goal=args.goal, rivals="all", strength=64.0, tries=5, at=args.at,
                        ridge=args.ridge, keep_weight=args.keep_weight, contexts=args.contexts, near=args.near, keep_tokens=64,
                        budget_tokens=64, conflict=args.conflict)
     request = EditRequest([item_of(model, *edits[0])], keep)

@@ -86,6 +86,31 @@ class RidgeConfig(LocalConfig):
     """Weight of the change's own size, relative to the mean square of what the component reads."""
 
 
+class FactConfig(RidgeConfig):
+    """Options of `fact`: those of `ridge`, set for facts."""
+
+    among: Literal["heads", "mlps", "both", "values"] = "values"
+    """As in `ridge`."""
+    top: int = Field(1, ge=1)
+    """How many are chosen."""
+    at: str = "subject"
+    """Where the component's input is read. The subject is found where nobody marked it (see `with_subject`)."""
+    aim: Literal["forget", "push"] = "push"
+    """As in `ridge`."""
+    goal: float | None = -2.0
+    """Mean logit difference (answer minus wrong answer) aimed at for the prompts to change; null: `strength` as it stands."""
+    rivals: Literal["answers", "all"] = "all"
+    """As in `ridge`."""
+    strength: float = Field(60.0, gt=0)
+    """First strength tried. It is doubled, then halved between, until the goal is met."""
+    near: int = Field(16, ge=0)
+    """So many tokens of the texts to keep, those most like the keys to change, are held each for itself."""
+    contexts: int = Field(8, ge=0)
+    """The subject after the beginnings of so many texts to keep are further places where the edit shall hold."""
+    peers: int = Field(32, ge=0)
+    """So many other words are put in the subject's place, and what is read there is held as well."""
+
+
 class NullSpaceConfig(LocalConfig):
     """Options of `null-space`."""
 

@@ -7,6 +7,7 @@ Shapes: B prompts, D residual width, I width of what a component reads, N keys.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -19,7 +20,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
-from .parts import Part, ahead, candidates, elsewhere, hold, peers, place, read_in, readers, targets_of
+from .parts import Part, ahead, candidates, elsewhere, hold, peers, place, read_in, readers, targets_of, with_subject
 from .scaled import Direction, ScaledEditor, together
 from .search import Judge
 
@@ -106,6 +107,18 @@ class Ridge(LocalEditor[RidgeConfig]):
         """See the class. Cost: 2 I^2 (N + D) + I^3 / 3 FLOPs."""
         system = keys @ keys.T + prior(keys, moment, self.config.keep_weight, self.config.ridge)
         return torch.linalg.solve(system, keys @ wanted.T).T
+
+
+class Fact(Ridge):
+    """`ridge` on the value matrix that reads a fact's subject, with options set for facts: what heads take from the subject leads
+    to another answer, while the subject's peers (see `peers`) and the texts to keep are read as before.
+    """
+
+    def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
+        """See the class. A subject that is not marked is found."""
+        if self.config.at == "subject":
+            request = replace(request, change=[with_subject(model, item) for item in request.change])
+        return super().edit(model, basis, request)
 
 
 class NullSpace(LocalEditor[NullSpaceConfig]):

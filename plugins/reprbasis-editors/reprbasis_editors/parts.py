@@ -5,7 +5,7 @@ width of what a component reads (head width, MLP width, or of values the residua
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 import torch
@@ -19,6 +19,7 @@ from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
 from reprbasis.kits.components import answer_rows, heads_in_context, neurons, stream_before, through_norm, unembedded
 from reprbasis.kits.weights import delta_of
+from reprbasis.runtime.batches import best_of, last_logits
 from reprbasis.sites import Site
 
 
@@ -131,6 +132,33 @@ def place(item: ContrastBatch, at: str = "answer") -> Tensor:
     return item.roles[at][:, -1:]
 
 
+@torch.no_grad()
+def with_subject(model: ModelAdapter, item: ContrastBatch) -> ContrastBatch:
+    """The same prompts with a role `subject`; where nobody marked it, the token without which the answer loses most.
+
+    Each token but the first is replaced by what the model finds likeliest there besides, so that the prompt stays a prompt. Rows
+    of one batch have their subject at one place. Cost: a forward of T prompts for each prompt.
+    """
+    if "subject" in item.roles or item.clean.extra or item.targets.answer is None:
+        return item
+    every = model.forward(item.clean, logits="all").logits
+    assert every is not None
+    total = torch.zeros(item.clean.shape[1], dtype=torch.float64)
+    for padded, mask, logits, answer in zip(item.clean.ids, item.clean.mask, every, item.targets.answer, strict=True):
+        ids = padded[mask]
+        others = logits[mask][:-1].scatter(1, ids[1:, None], -torch.inf).argmax(1)
+        changed = ids.repeat(len(ids) - 1, 1)
+        changed[:, 1:].diagonal().copy_(others)
+        batch = TokenBatch.pad([TokenSequence(row.cpu(), sequence=n) for n, row in enumerate([ids, *changed])],
+                               pad_id=model.pad_id)
+        said = last_logits(model, batch.to(ids.device)).log_softmax(-1)
+        left = best_of(said, answer[None].expand(len(said), -1)).double().cpu()
+        total[1:len(ids)] += left[0] - left[1:]
+    total[0] = -torch.inf
+    at = total.argmax().expand(len(item.clean.ids), 1).to(item.clean.ids.device)
+    return replace(item, roles={**item.roles, "subject": at})
+
+
 def elsewhere(item: ContrastBatch, at: str, texts: Sequence[TokenBatch], count: int) -> TokenBatch | None:
     """The role's tokens of the first prompt after the beginnings of `count` texts: other places where the same is spoken of.
 
@@ -195,7 +223,8 @@ def ahead(model: ModelAdapter, item: ContrastBatch, by: float) -> Tensor:
     The way from answer to wrong answer spends half of its length on lowering the answer far below all others, and tokens like
     the wrong answer come along. This one solves `min |d|` with `(u_wrong - u_r) . d >= l_r - l_wrong + by` for every token r (u
     the unembedding rows through the norm, l the logits): least distance programming (Lawson & Hanson 1974, chapter 23), with
-    the tokens that are in the way added a few at a time.
+    the tokens that are in the way added a few at a time. Answers shall fall as far behind as they were ahead, so that they
+    are behind in other wordings, too, where the change arrives in part.
 
     Args:
         model: as it is now, earlier edits in force.
@@ -210,14 +239,17 @@ def ahead(model: ModelAdapter, item: ContrastBatch, by: float) -> Tensor:
     end, out = Site("resid", model.info.n_layers - 1), model.unembedding()
     run = model.forward(item.clean, capture=[end], stop_at=end, logits="none")
     rows, at = torch.arange(len(item.clean.ids), device=model.device), item.clean.last()
+    answers = item.targets.wrong[:, :0] if item.targets.answer is None else item.targets.answer
     found = []
-    for x, new in zip(run[end][rows, at], item.targets.wrong[:, 0].tolist(), strict=True):
+    for x, new, known in zip(run[end][rows, at], item.targets.wrong[:, 0].tolist(), answers, strict=True):
+        old = known[known >= 0]
         logits = out.norm(x) @ out.weight.T
         logits = (logits if out.bias is None else logits + out.bias).double()
         slope = through_norm(out, x.expand(len(out.weight), -1), out.weight).double()
         need = logits - logits[new] + by
+        need[old] += (logits[old] - logits[new]).clamp_min(0)
         need[new] = -torch.inf
-        short, d, against = need.clone(), torch.zeros_like(slope[0]), torch.zeros(0, dtype=torch.long, device=need.device)
+        short, d, against = need.clone(), torch.zeros_like(slope[0]), old
         for _ in range(_ROUNDS):
             against = torch.cat([against, short.topk(_RIVALS).indices]).unique()
             d = _least(slope[new] - slope[against], need[against])

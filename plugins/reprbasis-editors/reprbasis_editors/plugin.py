@@ -9,6 +9,8 @@ EDITORS = (
      "Keep attention and MLPs from writing along the directions of latents, or of the answers of a request"),
     ("ridge", config.RidgeConfig, "local:Ridge", set(),
      "Change what a few heads and MLPs write for the prompts given, and least for texts to keep"),
+    ("fact", config.FactConfig, "local:Fact", set(),
+     "Say something else about a subject: ridge on the values that heads take from it, its peers held"),
     ("null-space", config.NullSpaceConfig, "local:NullSpace", set(),
      "The same, inside the directions that texts to keep hardly use"),
     ("component-sgd", config.ComponentSGDConfig, "local:ComponentSGD", set(),

@@ -30,6 +30,10 @@ class TestRidgeOnAHead(EditorContract):
     name, config = "ridge", {"components": ["head.1.0"], "aim": "push", "goal": None, "budget": 5.0}
 
 
+class TestFact(EditorContract):
+    name, config = "fact", {"budget": 5.0, "peers": 4, "near": 2, "contexts": 1}
+
+
 class TestNullSpace(EditorContract):
     name, config = "null-space", {"share": 0.5, "among": "mlps", "budget": 5.0}
 
