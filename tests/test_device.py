@@ -1,4 +1,10 @@
-"""A device that cannot be used is a clear message before any weight is loaded."""
+"""A device that cannot be used is a clear message before anything runs; what is trained elsewhere is what is trained here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +21,15 @@ def test_the_cpu_is_usable():
 def test_unusable_devices_are_named(name):
     with pytest.raises(UserError, match=f"the device '{name}' cannot be used here"):
         usable(name)
+
+
+@pytest.mark.real
+def test_what_is_trained_and_measured_elsewhere_is_what_is_here():
+    """On a pretended device that refuses to mix with CPU tensors."""
+    done = subprocess.run([sys.executable, Path(__file__).with_name("device_worker.py")], capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["learners"]) == 7
+    assert max(found["learners"].values()) < 1e-5, found["learners"]
+    assert found["measured"]["elsewhere"] == pytest.approx(found["measured"]["cpu"], abs=1e-4)

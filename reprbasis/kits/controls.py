@@ -15,7 +15,8 @@ def training_settings(inputs: EvaluationInputs) -> dict[str, Any]:
     """How the basis was trained, so that a control can be trained likewise; an imported basis does not know, so it gets
     the defaults of `fit` and the seed of the evaluation.
     """
-    defaults = {"normaliser": "affine", "norm_cap": 4.0, "repeats": False, "only": [], "batch": 4096, "seed": inputs.seed}
+    defaults = {"normaliser": "affine", "norm_cap": 4.0, "repeats": False, "only": [], "batch": 4096, "products": "float32",
+                "seed": inputs.seed}
     return {**defaults, **inputs.basis.details.get("training", {})}
 
 

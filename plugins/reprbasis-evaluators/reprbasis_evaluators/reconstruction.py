@@ -190,7 +190,7 @@ class _Run:
         """A dictionary of its own for some sites, with an equal share of the parameters."""
         basis, out = self.inputs.basis, {}
         config, training = basis.learner.config, training_settings(self.inputs)
-        same = {name: training[name] for name in ("normaliser", "norm_cap", "repeats", "only", "seed")}
+        same = {name: training[name] for name in ("normaliser", "norm_cap", "repeats", "only", "products", "seed")}
         batch = min(training["batch"], self.inputs.activations.tokens // 4)
         if "width" not in type(config).model_fields:
             raise ReprBasisError(f"{basis.learner.full_name} has no option 'width', so no smaller dictionary can be made",
@@ -198,8 +198,9 @@ class _Run:
         small = type(basis.learner)(config.model_copy(update={"width": max(basis.d_dict // len(basis.sites), 1)}))
         small.full_name = basis.learner.full_name
         for site in self.model.info.select(selectors if isinstance(selectors, str) else list(selectors)):
-            out[site] = fit(small, self.inputs.activations, rows=self.config.per_site_rows, sites=str(site), batch=batch,
-                            progress=self.inputs.progress, capabilities=basis.capabilities, **same)
+            own = fit(small, self.inputs.activations, rows=self.config.per_site_rows, sites=str(site), batch=batch,
+                      device=str(basis.device), progress=self.inputs.progress, capabilities=basis.capabilities, **same)
+            out[site] = own.to(basis.device)
         return out
 
 

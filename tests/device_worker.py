@@ -1,0 +1,53 @@
+"""Started by test_device.py: every learner, then a model with its dictionary and what measures them, on the CPU and elsewhere."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import elsewhere  # noqa: F401
+import torch
+
+import reprbasis as rb
+from reprbasis.interfaces.evaluator import EvaluationInputs
+from reprbasis.interfaces.tokens import Example
+from reprbasis.sites import Site
+from reprbasis.testing.activations import activations_of
+from reprbasis.testing.planted import Planted
+
+LEARNERS = ("relu", "jumprelu", "topk", "batchtopk", "matryoshka", "gated", "bae")
+
+
+def learners(folder):
+    """Largest difference of a tensor after a training on both devices, for each learner."""
+    rows = Planted.make(16, 32, 3).rows(2048, torch.Generator().manual_seed(0)).x
+    acts = activations_of({Site("embed"): rows[:1024], Site("resid", 0): 50 * rows[1024:]}, folder / "acts", shard=512)
+    found = {}
+    for name in LEARNERS:
+        made = []
+        for device in ("cpu", "elsewhere"):
+            learner = rb.create("learner", name, width=48)
+            made.append(rb.fit(learner, acts, rows=10 * 128, batch=128, device=device, folder=folder / name / device,
+                               checkpoint_seconds=0.0))
+        here, there = (basis.tensors() for basis in made)
+        found[name] = max(float((a - there[key]).abs().max()) for key, a in here.items())
+    return found
+
+
+def measured(folder):
+    """FVU and divergence with model and basis on each device."""
+    found = {}
+    for device in ("cpu", "elsewhere"):
+        model = rb.create("model", "qwen", checkpoint="tiny-qwen3", device=device)
+        texts = [Example(text=f"{n} birds saw the {word} cat") for n in range(10) for word in ("old", "small", "red")]
+        acts = rb.harvest(model, texts, sites=["resid.1", "resid.2"], held_out=0.25, tokens=500, folder=folder / device)
+        basis = rb.fit(rb.create("learner", "jumprelu", width=64), acts, rows=20 * 128, batch=128, device=device)
+        evaluator = rb.create("evaluator", "reconstruction", tokens=40, sequence_tokens=16, together="resid.1",
+                              per_site="resid.1", per_site_rows=1000, resamples=100)
+        findings = evaluator.evaluate(EvaluationInputs(model, basis.to(model.device), acts))
+        found[device] = [m.value for m in findings.measurements if m.name in ("fvu", "kl") and m.condition == "global"]
+    return found
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        print(json.dumps({"learners": learners(Path(place)), "measured": measured(Path(place))}))
