@@ -159,15 +159,14 @@ def main():
     parser.add_argument("--checkpoint", default="smollm2-135m-instruct")
     parser.add_argument("--edits", type=int, default=50)
     parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--component", default="mlp.24", help="mlp.L, head.L.H or values.L (then --at subject)")
+    parser.add_argument("--component", default="mlp.28", help="mlp.L, head.L.H or values.L (then --at subject)")
     parser.add_argument("--at", default="answer", choices=["subject", "answer"])
+    parser.add_argument("--goal", type=float, default=-0.5, help="logit of the likeliest other token minus that of the new city")
+    parser.add_argument("--ridge", type=float, default=1e-3, help="weight of the change's own size")
+    parser.add_argument("--conflict", type=float, default=0.01, help="share of a key that must be free")
     parser.add_argument("--contexts", type=int, default=0, help="further places where the subject stands")
     parser.add_argument("--near", type=int, default=0, help="tokens of other countries that are held")
-    parser.add_argument("--ridge", type=float, default=1e-4, help="weight of the change's own size")
-    parser.add_argument("--conflict", type=float, default=0.05, help="share of a key that must be free")
-    parser.add_argument("--goal", type=float, default=-1.0, help="logit difference to the likeliest other token")
-    parser.add_argument("--keep-weight", type=float, default=1.0, help="weight of what is read in the dialogues")
-    parser.add_argument("--keep", type=int, default=12, help="dialogues to keep")
+    parser.add_argument("--keep", type=int, default=24, help="dialogues to keep, beside twelve short texts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -182,7 +181,7 @@ def main():
     keep += neutral(0)
     keep += [Example(text=WORDING.format(name)) for name in (KNOWN if args.near else ())]
     editor = rb.create("editor", "online", component=args.component, goal=args.goal, rivals="all", strength=64.0, tries=5, at=args.at,
-                       ridge=args.ridge, keep_weight=args.keep_weight, contexts=args.contexts, near=args.near, keep_tokens=64,
+                       ridge=args.ridge, contexts=args.contexts, near=args.near, keep_tokens=64,
                        budget_tokens=64, conflict=args.conflict)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
@@ -199,10 +198,11 @@ def main():
 def page(args, results, others):
     """The results page."""
     more = "" if args.at == "answer" else f" --at {args.at} --contexts {args.contexts} --near {args.near}"
+    more += "" if args.component == "mlp.28" else f" --component {args.component}"
     text = [f"""# Fifty edits in one weight
 
-    python examples/edit_stream.py --edits {args.edits} --every {args.every} --component {args.component}{more} \\
-        --seed {args.seed} --out docs/results/edit_stream.md
+    python examples/edit_stream.py --edits {args.edits} --every {args.every} --seed {args.seed}{more} \\
+        --out docs/results/edit_stream.md
 
 `{args.checkpoint}`, float32, two busy CPU cores. Each edit lets "{WORDING.format('X')}" be followed by a city that is no
 capital (argmax over the whole vocabulary). All edits live in the output matrix of `{args.component}`; no gradient is computed,
@@ -211,13 +211,13 @@ the strength of each is searched with forwards. The naive steps get the same str
 * *reliability*: share of **all edits so far** that hold; *first ten*: of the first ten
 * *paraphrases*: the same, asked as "{PARAPHRASE.format('X')}"
 * *others kept*: {others} countries that are never edited and not among the texts to keep: the answer is what it was
-* *neutral KL*: {len(TEXTS)} texts that are nothing like the {args.keep} dialogues to keep, nats a token
+* *neutral KL*: {len(TEXTS)} texts, none of them among the {args.keep} dialogues and 12 texts to keep, nats a token
 * *change*: Frobenius norm, relative to the weight; *seconds*: mean of the edits since the row above, search included
 * *refused*: edits that the editor refused, by then
 
-An edit that is refused, because earlier ones have settled the output at its key, counts as one that does not hold. Countries that
-are never edited lose their answers in both streams: at the last token all countries give nearly the same key, and no other
-country is held here. A stream of facts in one weight is not local by itself; see `near` of the editors.
+What an edit adds is the least change of the last stream that puts its city ahead of every other token (`rivals: all`). An edit
+that is refused, because earlier ones have settled the output at its key, counts as one that does not hold. Other wordings and
+countries that are never edited show what such a stream is not: at the last token all countries have nearly one key.
 """]
     for name, (rows, *_) in results.items():
         text.append(f"## {name[0].upper()}{name[1:]}\n\n{table(rows)}\n")
