@@ -43,9 +43,8 @@ def config_of(name, args):
     """Options of the frontier of a task."""
     mask = {"use": "mask", "costs": COSTS[name], "steps": args.steps, "inner": INNER[name], "rows": args.rows,
             "lr": 3 / args.steps, "patience": args.steps, **MORE.get(name, {})}
-    more = {"repeats": 1, "halves": True} if name == "sva" else {}  # the cheapest task
     return rb.create("step", "frontier", task=TASKS[name], sites=SITES, finders=[mask], scorers=SCORERS,
-                     prompts=PROMPTS[name][0], held_out=PROMPTS[name][1], batch=8, seeds=args.seeds, random=2, **more).config
+                     prompts=PROMPTS[name][0], held_out=PROMPTS[name][1], batch=8, seeds=args.seeds, random=2).config
 
 
 def measured(name, args):
