@@ -1,6 +1,7 @@
 """From text to trained dictionaries: ours against SAELens's training runner, on the same model, layer, width, batch and tokens.
 
     python benchmarks/end_to_end.py [--tokens 49152] [--width 4608] [--batch 4096] [--k 48] [--layers 15] [--repeat 1]
+    [--dtype float32] [--device cpu]
 
 Both sides read the same text (the language reference that comes with Python), run SmolLM2-135M-Instruct over it in contexts of
 256 tokens and train a BatchTopK dictionary on the stream after a block, with as many rows as there are tokens. Each side runs in
@@ -8,6 +9,8 @@ a process of its own, in turn; its peak memory is that of the process. With `--l
 forward and trains one dictionary each; SAELens trains one layer a run.
 
 Ours keeps activations on disk before it trains; SAELens trains while it runs the model, from a buffer of `--buffer` contexts.
+With `--dtype bfloat16` the model runs in bfloat16 on both sides; dictionaries have float32 weights and products in bfloat16
+(`products: bfloat16` for ours, `autocast` for SAELens).
 
 SAELens is a peer, not a dependency: `pip install -r benchmarks/requirements.txt` in an environment of its own.
 """
@@ -32,7 +35,7 @@ def ours(args):
     import reprbasis as rb
     from reprbasis.interfaces.tokens import Example
 
-    model = rb.create("model", "llama", checkpoint="smollm2-135m-instruct")
+    model = rb.create("model", "llama", checkpoint="smollm2-135m-instruct", dtype=args.dtype, device=args.device)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         acts = rb.harvest(model, [Example(text=text) for text in topics.values()], sites=[f"resid.{i}" for i in args.layers],
@@ -41,7 +44,8 @@ def ours(args):
         fvu = []
         for layer in args.layers:
             learner = rb.create("learner", "batchtopk", width=args.width, k=args.k)
-            basis = rb.fit(learner, acts, rows=args.tokens, sites=f"resid.{layer}", batch=args.batch, repeats=True)
+            basis = rb.fit(learner, acts, rows=args.tokens, sites=f"resid.{layer}", batch=args.batch, repeats=True,
+                           products=args.dtype, device=args.device)
             fvu.append(basis.details["history"][-1]["fvu"])
     ended = time.perf_counter()
     return {"seconds": ended - began, "model": (harvested - began) / (ended - began), "fvu": statistics.mean(fvu),
@@ -58,7 +62,7 @@ def theirs(args):
 
     import reprbasis as rb
 
-    model = rb.create("model", "llama", checkpoint="smollm2-135m-instruct")
+    model = rb.create("model", "llama", checkpoint="smollm2-135m-instruct", dtype=args.dtype, device=args.device)
     hook = f"model.layers.{args.layers[0]}"
     proxy = HookedProxyLM(model.network, model.tokenizer, hook_names=[hook])
     spent = [0.0]
@@ -74,10 +78,11 @@ def theirs(args):
 
     inner.forward = timed
     config = LanguageModelSAERunnerConfig(
-        sae=BatchTopKTrainingSAEConfig(d_in=model.info.d_model, d_sae=args.width, k=args.k, device="cpu", dtype="float32"),
+        sae=BatchTopKTrainingSAEConfig(d_in=model.info.d_model, d_sae=args.width, k=args.k, device=args.device, dtype="float32"),
         model_name="smollm2-135m-instruct", model_class_name="AutoModelForCausalLM", hook_name=hook, dataset_path="text",
         streaming=False, context_size=CONTEXT, prepend_bos=False, training_tokens=args.tokens, train_batch_size_tokens=args.batch,
-        store_batch_size_prompts=8, n_batches_in_buffer=args.buffer, device="cpu", act_store_device="cpu", lr=2e-4,
+        store_batch_size_prompts=8, n_batches_in_buffer=args.buffer, device=args.device, act_store_device=args.device, lr=2e-4,
+        autocast=args.dtype == "bfloat16",
         n_checkpoints=0, checkpoint_path=None, output_path=None, verbose=False,
         logger=LoggingConfig(log_to_wandb=False), n_eval_batches=1)
     began = time.perf_counter()
@@ -87,7 +92,7 @@ def theirs(args):
     seconds = time.perf_counter() - began
     with torch.no_grad():
         x = model.forward(next(iter(_batches(model))), capture=(rb.Site("resid", args.layers[0]),)).sites
-        x = next(iter(x.values())).flatten(0, 1)[1:]
+        x = next(iter(x.values())).flatten(0, 1)[1:].float()
         fvu = float((sae(x) - x).square().sum() / (x - x.mean(0)).square().sum())
     return {"seconds": seconds, "model": spent[0] / seconds, "fvu": fvu, "rows": args.tokens}
 
@@ -109,6 +114,8 @@ def main():
     parser.add_argument("--buffer", type=int, default=64)
     parser.add_argument("--layers", type=int, nargs="+", default=[15])
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", choices=("ours", "theirs"))
     args = parser.parse_args()
     if args.side:

@@ -5,6 +5,7 @@ import torch
 
 from reprbasis.kits import sparse
 from reprbasis.kits.sparse import DenseCodes, Scratch, SparseCodes, batch_topk_mask, codes_above, codes_batch_topk, codes_topk
+from reprbasis.runtime import products
 
 N, D, K = 48, 12, 80
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -147,3 +148,29 @@ def test_scratch_is_reused_and_grows():
     assert scratch.take(3, 5, like).data_ptr() == a.data_ptr()
     assert scratch.take(40, 5, like).shape == (40, 5)
     assert scratch.take(2, 2, like.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_short_products_choose_entries_and_leave_their_values_exact(case, monkeypatch):
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 0.5)
+    t = problem(torch.float32)
+    with products.using("bfloat16"):
+        short = CASES[case][0](t, Scratch())
+    long = CASES[case][0](t, Scratch())
+    chosen, exact = (c.pattern.rows * K + c.pattern.cols for c in (short, long))
+    assert torch.isin(chosen, exact).float().mean() > 0.97
+    assert abs(len(chosen) - len(exact)) <= 0.03 * len(exact)
+    h = (t["x"] @ t["W_enc"].T + t["b_enc"]).flatten()
+    assert torch.allclose(short.h, h[chosen], atol=1e-5)
+
+
+def test_short_products_of_dense_codes_have_all_gradients(monkeypatch):
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 0.0)
+    t, found = problem(torch.float32), []
+    for name in ("float32", "bfloat16"):
+        with products.using(name):
+            found.append(grads(ours(t, CASES["above"][0](t, Scratch()))[0], t))
+    for name, gradient in found[0].items():
+        assert gradient.dtype == found[1][name].dtype == torch.float32
+        assert torch.cosine_similarity(gradient.flatten(), found[1][name].flatten(), dim=0) > 0.99, name
+        assert not torch.equal(gradient, found[1][name]), name

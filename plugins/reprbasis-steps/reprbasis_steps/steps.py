@@ -38,8 +38,11 @@ class LearnStep(Step[LearnConfig]):
 
     @classmethod
     def check(cls, config: LearnConfig, info: ModelInfo) -> list[Problem]:
-        """The chosen sites must have one width, and the machine the device."""
+        """The chosen sites must have one width, the machine the device, and the learner must know the products."""
         found = []
+        if config.products != "float32" and "bfloat16-products" not in config.learner.provides:
+            told = f"the learner '{config.learner.name}' takes its products in float32 only"
+            found.append(Problem(told, do="leave out `products`"))
         try:
             usable(config.device)
         except UserError as error:
