@@ -82,10 +82,10 @@ def fingerprint(setup, name, label, seed, index):
 def wanted(setup):
     """Every (editor, benchmark, seed, case), seeds outermost, so that a stopped run has all editors."""
     for seed in setup["seeds"]:
-        for index in range(max(b["cases"] for b in setup["benchmarks"].values())):
+        for index in range(max(max(b["cases"], *b.get("more", {}).values(), 0) for b in setup["benchmarks"].values())):
             for label, per in setup["editors"].items():
-                for name in setup["benchmarks"]:
-                    if name in per and index < setup["benchmarks"][name]["cases"]:
+                for name, benchmark in setup["benchmarks"].items():
+                    if name in per and index < benchmark.get("more", {}).get(label, benchmark["cases"]):
                         yield label, name, seed, index
 
 
@@ -150,22 +150,24 @@ def ioi(setup, found, runs):
     lines, robust = [], []
     some = next((done for (name, _), done in found.items() if name == "ioi" and done[0][2]), None)
     if some:
-        lines.append(["unedited", *(spread([value(f, UNEDITED, p, "logit_diff") for *_, f in some]) for p in probes),
+        lines.append(["unedited", str(len(some)),
+                      *(spread([value(f, UNEDITED, p, "logit_diff") for *_, f in some]) for p in probes),
                       "0", "0", "1.00", "-"])
     for (name, label), done in found.items():
         if name != "ioi":
             continue
         good = [f for *_, f in done if f is not None]
         if not good:
-            lines.append([named(setup, label), f"refused: {done[0][1]['failed']}", *["-"] * 7])
+            lines.append([named(setup, label), str(len(done)), f"refused: {done[0][1]['failed']}", *["-"] * 7])
             continue
-        lines.append([named(setup, label), *(spread([value(f, EDITED, p, "logit_diff") for f in good]) for p in probes),
+        lines.append([named(setup, label), str(len(good)),
+                      *(spread([value(f, EDITED, p, "logit_diff") for f in good]) for p in probes),
                       spread([value(f, EDITED, "neutral", "kl") for f in good], 4), spread([rise(f, EDITED) for f in good]),
                       share(done, EDITED, "capitals", "kept"),
                       spread([value(f, RANDOM, "both unseen", "logit_diff") for f in good])])
         robust.append(robustness(setup, label, done, "both unseen", "logit_diff"))
-    head = ["editor", *(f"logit difference, {p}" for p in probes), "neutral KL", "rise of induction loss", "capitals kept",
-            "both unseen, random edit"]
+    head = ["editor", "edits", *(f"logit difference, {p}" for p in probes), "neutral KL", "rise of induction loss",
+            "capitals kept", "both unseen, random edit"]
     return ["## Forgetting a preference: indirect objects (T1)", "",
             "The aim is indifference: logit difference 0 on names and wordings that the editor has not seen. Mean over seeds "
             "(smallest to largest). KL in nats a token; induction loss in nats.", "", *table(head, lines), "",
@@ -179,22 +181,23 @@ def capitals(setup, found, runs):
     columns = [("fitted", "wrong_top1", False), ("paraphrases", "choice", True), ("paraphrases", "wrong_top1", False),
                ("neighbours", "kept", False), (FAR, "kept", False), (f"{FAR}, other wordings", "kept", False)]
     if some:
-        lines.append(["unedited", *(share(some, UNEDITED, *c) for c in columns), "0", "0", "-"])
+        lines.append(["unedited", str(len(some)), *(share(some, UNEDITED, *c) for c in columns), "0", "0", "-"])
     for (name, label), done in found.items():
         if name != "capitals":
             continue
         good = [f for *_, f in done if f is not None]
         if not good:
-            lines.append([named(setup, label), f"refused: {done[0][1]['failed']}", *["-"] * 8])
+            lines.append([named(setup, label), str(len(done)), f"refused: {done[0][1]['failed']}", *["-"] * 8])
             continue
         lines.append([named(setup, label) + ("" if len(good) == len(done) else f" ({len(done) - len(good)} refused)"),
+                      str(len(good)),
                       *(share(done, EDITED, *c) for c in columns),
                       spread([value(f, EDITED, "neutral", "kl") for f in good], 4), spread([rise(f, EDITED) for f in good]),
                       spread([value(f, RANDOM, "fitted", "wrong_top1") for f in good])])
         robust.append(robustness(setup, label, done, "paraphrases", "wrong_top1"))
-    head = ["editor", "reliability (argmax)", "generality (new above old)", "generality (argmax)", "neighbours given kept",
-            "unseen neighbours kept", "the same in other wordings", "neutral KL", "rise of induction loss",
-            "reliability, random edit"]
+    head = ["editor", "edits", "reliability (argmax)", "generality (new above old)", "generality (argmax)",
+            "neighbours given kept", "unseen neighbours kept", "the same in other wordings", "neutral KL",
+            "rise of induction loss", "reliability, random edit"]
     return ["## Changing a fact: capitals (T2)", "",
             "One prompt is fitted, in one wording. Paraphrases are wordings that the editor has not seen and in which the model "
             "knows the capital. Kept: the likeliest token is what it was. Shares over all prompts, with 95 % intervals over "
@@ -245,7 +248,9 @@ neutral texts were in none of them.
 
 def page(setup, found, runs, given):
     """The whole page."""
-    counts = ", ".join(f"{b['cases']} edit{'s' * (b['cases'] > 1)} a seed for {name}" for name, b in setup["benchmarks"].items())
+    counts = ", ".join(f"{b['cases']} edit{'s' * (b['cases'] > 1)} a seed for {name}"
+                       + "".join(f" ({more} of `{label}`)" for label, more in b.get("more", {}).items())
+                       for name, b in setup["benchmarks"].items())
     lines = HEAD.format(basis=" --basis BASIS" if given.basis else "", model=setup["model"]["checkpoint"], n=counts,
                         seeds=", ".join(map(str, setup["seeds"])))
     missing = [f"{label} on {name}, seed {seed}" for label, name, seed, index in wanted(setup)

@@ -251,7 +251,7 @@ def test_a_conflict_with_an_earlier_plan_is_named(cli, folder, tmp_path):
 
 
 @pytest.mark.parametrize(("argv", "told"), [
-    (("The keys -> cabinet",), "no editor is named"), (("none.yaml", "--editor", "push"), "there is no such file"),
+    (("none.yaml", "--editor", "push"), "there is no such file"),
     (("The keys -> cabinet", "--editor", "pusch"), "did you mean 'push'"),
     (("The keys -> cabinet", "--editor", "push", "--after", "nowhere"), "no saved edit plan"),
     (("The keys -> cabinet", "--editor", "push", "--texts", "1"), "nothing to measure on")])

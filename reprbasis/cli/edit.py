@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN = {"wrong_top1": "says the new", "answer_top1": "says the old", "wrong_prob": "p(new)", "answer_prob": "p(old)",
          "kept": "as before"}
+DEFAULT = "fact"
+"""Editor of a request that names none."""
 FILES = "reprbasis edit --revert FOLDER takes an exported model back; a plan changes nothing until it is applied"
 
 
@@ -36,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help="'the capital of France is now Lyon', 'PROMPT -> TARGET', 'forget that X is Y', 'forget X', or a "
                              "YAML file")
     parser.add_argument("--editor", metavar="EDITOR",
-                        help="by name, or '{use: NAME, option: value}' (default: what the file says)")
+                        help=f"by name, or '{{use: NAME, option: value}}' (default: what the file says, else {DEFAULT})")
     parser.add_argument("--basis", metavar="DIR", help="a saved basis, for editors that need one")
     parser.add_argument("--keep", metavar="CORPUS", help="texts on which nothing shall change: a corpus by name, or with options "
                                                          "(half of them is given to the editor, half is measured)")
@@ -124,13 +126,9 @@ def _revert(args: argparse.Namespace) -> int:
 
 def _editor(registry: Registry, given: str | None, wishes: Wishes) -> Selection:
     from ..config.strict_yaml import parse_yaml
-    from ..errors import UserError
 
     value = parse_yaml(given, f"--editor {given}").data if given else wishes.editor
-    if value is None:
-        names = ", ".join(r.name for r in registry.components("editor")) or "none is installed"
-        raise UserError("no editor is named", do=f"give --editor NAME, or editor: in the file; installed: {names}")
-    return registry.select("editor", value)
+    return registry.select("editor", DEFAULT if value is None else value)
 
 
 def _plan(folder: str) -> EditPlan:

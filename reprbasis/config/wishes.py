@@ -134,15 +134,22 @@ def read(given: str) -> Wishes:
 def _read_line(line: str) -> tuple[Wish, ...]:
     text = " ".join(line.split())
     if found := re.fullmatch(r"(?i:forget) that (.+) (is|are|was|were|of|in|to|by) (.+?)\.?", text):
-        return (Wish(f"{_sentence(found[1])} {found[2]}", old=found[3], where=line),)
+        return (_wish(f"{_sentence(found[1])} {found[2]}", line, old=found[3]),)
     if found := re.fullmatch(r"(?i:forget) (.+?)\.?", text):
         return _about(found[1], line)
     if found := re.fullmatch(r"(.+?) ?(?:->|=>) ?(.+)", text):
-        return (Wish(found[1], found[2], where=line),)
+        return (_wish(found[1], line, target=found[2]),)
     if found := re.fullmatch(r"(.+?) (is|are|was|were) now (.+?)\.?", text):
-        return (Wish(f"{_sentence(found[1])} {found[2]}", found[3], where=line),)
+        return (_wish(f"{_sentence(found[1])} {found[2]}", line, target=found[3]),)
     raise UserError("it is not clear what shall change", where=line,
                     do="write 'X is now Y', 'PROMPT -> TARGET', 'forget that X is Y', 'forget X', or give a YAML file")
+
+
+def _wish(prompt: str, line: str, target: str | None = None, old: str | None = None) -> Wish:
+    """The subject is the last name in the prompt: words with capitals, the first word of the prompt only with others after it."""
+    names = [found[0] for found in re.finditer(r"\w*[A-Z]\w*(?: \w*[A-Z]\w*)*", prompt) if found.start() or " " in found[0]]
+    name = re.sub(r"^(The|A|An) ", "", names[-1]) if names else None
+    return Wish(prompt, target, old, name, where=line)
 
 
 def _about(subject: str, where: str, paraphrases: tuple[str, ...] = ()) -> tuple[Wish, ...]:

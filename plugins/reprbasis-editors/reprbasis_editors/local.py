@@ -8,7 +8,7 @@ Shapes: B prompts, D residual width, I width of what a component reads, N keys.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -112,13 +112,40 @@ class Ridge(LocalEditor[RidgeConfig]):
 class Fact(Ridge):
     """`ridge` on the value matrix that reads a fact's subject, with options set for facts: what heads take from the subject leads
     to another answer, while the subject's peers (see `peers`) and the texts to keep are read as before.
+
+    Where that does not reach the goal, the value matrices of three layers share the change; where they do not either, the MLP of
+    the last block but one writes it at the answer, which reaches other wordings least. The plan says which it was.
     """
 
     def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
-        """See the class. A subject that is not marked is found."""
-        if self.config.at == "subject":
+        """See the class. A subject that is not marked is found.
+
+        Raises:
+            DataError: see `ScaledEditor.edit`; no way stays within the budget.
+        """
+        c, best, fault = self.config, None, None
+        if c.at == "subject":
             request = replace(request, change=[with_subject(model, item) for item in request.change])
-        return super().edit(model, basis, request)
+        ways: list[dict[str, Any]] = [{}]
+        if not c.components:
+            ways += [{"top": c.top + 2}, {"components": (f"mlp.{max(model.info.n_layers - 2, 0)}",), "at": "answer"}]
+        tried: list[dict[str, object]] = []
+        for way in ways:
+            try:
+                plan = super(Fact, type(self)(c.model_copy(update=way))).edit(model, basis, request)
+            except DataError as error:
+                fault = error
+                tried.append({**way, "failed": error.what})
+                continue
+            if best is None or plan.details["margin_fitted"] < best.details["margin_fitted"]:
+                best = plan
+            if plan.details["reached"] or c.goal is None:
+                break
+            tried.append({**way, "margin_fitted": plan.details["margin_fitted"]})
+        if best is None:
+            assert fault is not None
+            raise fault
+        return replace(best, details={**best.details, "fell_short": tried})
 
 
 class NullSpace(LocalEditor[NullSpaceConfig]):

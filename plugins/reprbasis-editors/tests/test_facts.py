@@ -3,6 +3,7 @@
 Shapes: B prompts, D residual width, V vocabulary.
 """
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,12 @@ from reprbasis_editors.local import Ridge
 from reprbasis_editors.parts import Part, _least, ahead, hold, peers, place, read_in, targets_of, with_subject
 
 import reprbasis as rb
+from reprbasis.cli.main import main
 from reprbasis.errors import DataError
+from reprbasis.interfaces.editor import EditRequest
 from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.scorer import ContrastBatch
-from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
+from reprbasis.interfaces.tokens import Example, TokenBatch, TokenSequence
 from reprbasis.sites import Site
 from reprbasis.testing.models import tiny_checkpoint, tiny_config
 
@@ -127,3 +130,20 @@ def test_a_subject_that_is_not_marked_is_the_token_that_the_answer_hangs_on(tmp_
     assert found == max(range(1, 6), key=fall)
     marked = replace(plain, roles={"subject": torch.tensor([[1]])})
     assert with_subject(model, marked) is marked
+
+
+def test_where_the_subject_does_not_lead_the_answer_is_written(model, item):
+    """A goal that the first ways do not reach ends at the MLP below the last; the plan tells what was tried."""
+    request = EditRequest([item], [Example(text="The keys to the cabinet are on the table.")])
+    plan = rb.create("editor", "fact", budget=50.0, goal=-30.0, tries=3).edit(model, None, request)
+    assert plan.details["reached"] or len(plan.details["fell_short"]) == 3
+    assert all({"margin_fitted", "failed"} & set(way) for way in plan.details["fell_short"])
+    easy = rb.create("editor", "fact", budget=50.0, goal=None, strength=1.0).edit(model, None, request)
+    assert easy.details["fell_short"] == []
+    assert set(easy.details["components"]) <= {f"values.{n}" for n in range(model.info.n_layers)}
+
+
+def test_it_is_what_reprbasis_edit_uses(model, tmp_path, capsys):
+    folder = tiny_checkpoint(tmp_path, tiny_config("llama"))
+    assert main(["edit", str(folder), "The keys to the -> cabinet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["editor"]["use"] == "reprbasis-editors/fact"
