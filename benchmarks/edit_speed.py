@@ -28,7 +28,9 @@ from pathlib import Path
 BASELINES = {
     "ga": "{use: ga, lr: 1e-4, steps: 40}", "graddiff": "{use: graddiff, lr: 1e-4, steps: 40}",
     "npo": "{use: npo, lr: 1e-4, steps: 40}", "finetune": "{use: finetune, rank: null, lr: 1e-5, steps: 40}",
-    "lora": "{use: finetune, lr: 5e-4, steps: 40}"}
+    "lora": "{use: finetune, lr: 5e-4, steps: 40}",
+    "graddiff-kl": "{use: graddiff, lr: 5e-5, steps: 100, retain: kl, retain_weight: 4}",
+    "lora-kl": "{use: finetune, lr: 3e-4, steps: 100, retain: kl, retain_weight: 4}"}
 
 
 def baseline(name):

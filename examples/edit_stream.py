@@ -180,8 +180,8 @@ def main():
     keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
     keep += neutral(0)
     keep += [Example(text=WORDING.format(name)) for name in (KNOWN if args.near else ())]
-    editor = rb.create("editor", "online", component=args.component, goal=args.goal, rivals="all", strength=64.0, tries=5, at=args.at,
-                       ridge=args.ridge, contexts=args.contexts, near=args.near, keep_tokens=64,
+    editor = rb.create("editor", "online", component=args.component, goal=args.goal, rivals="all", strength=64.0, tries=5,
+                       at=args.at, ridge=args.ridge, contexts=args.contexts, near=args.near, keep_tokens=64,
                        budget_tokens=64, conflict=args.conflict)
     request = EditRequest([item_of(model, *edits[0])], keep)
     results = {}
