@@ -4,7 +4,8 @@
 
 `reference` is what one writes first (and what the published notebooks do): every step runs the whole model twice, once for the
 target, from the embeddings to all logits, with every latent of every dictionary, one price at a time, and the dictionaries keep
-their gradients. `mask` is the finder. Both have the same prompts, batch, steps, prices, schedule, loss and error policy (`own`).
+their gradients. `mask` is the finder. Both have the same prompts, batch, steps, prices, schedule, loss and error policy (`own`);
+the finder stops early once its masks are hard and have not changed (`--patience`), and repairs nothing (`--repair 0`).
 Each part runs in a process of its own, so that peak memory can be told apart. Seconds are CPU seconds (other work on the
 machine hardly matters) of the search with its preparation: means, targets, candidates.
 """
@@ -103,8 +104,9 @@ def run(args):
     torch.manual_seed(0)
     model, basis, train, test, metric = world(args)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    finder = rb.create("finder", "mask", sites=SITES, error="own", protect=1, steps=args.steps, patience=args.steps, noise=0.0,
-                       inner=args.inner if args.part != "exact" else 1, costs=args.prices, rows=args.rows)
+    finder = rb.create("finder", "mask", sites=SITES, error="own", protect=1, steps=args.steps, patience=args.patience, noise=0.0,
+                       inner=args.inner if args.part != "exact" else 1, costs=args.prices, rows=args.rows, seed=args.seed,
+                       repair=args.repair)
     began = time.process_time()
     if args.part == "reference":
         seconds, scores = reference(model, basis, train, metric, args.cost, args.steps, args.timed or args.steps)
@@ -128,7 +130,7 @@ def run(args):
     rows, _ = judge.circuits(found, args.part)
     faith = [m.value for m in rows if m.name == "faithfulness"]
     print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024, "loaded_mib": held / 1024, "faithfulness": faith,
-                      "nodes": [c.size() for c in found], "active": [c.stats()["latents"] for c in found]}))
+                      "nodes": [c.size() for c in found], "steps": found[0].details.get("steps"), "active": [c.stats()["latents"] for c in found]}))
 
 
 def main():
@@ -140,7 +142,10 @@ def main():
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--inner", type=int, default=4)
+    parser.add_argument("--inner", type=int, default=3)
+    parser.add_argument("--patience", type=int, default=20, help="steps without a change after which the finder stops")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the prompts (the reference takes them as they come)")
+    parser.add_argument("--repair", type=int, default=0, help="rounds of local search afterwards, which the reference has not")
     parser.add_argument("--cost", type=float, default=0.05)
     parser.add_argument("--prices", type=float, nargs="+", default=[0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3])
     parser.add_argument("--threads", type=int, default=1)
