@@ -130,7 +130,8 @@ def run(args):
     rows, _ = judge.circuits(found, args.part)
     faith = [m.value for m in rows if m.name == "faithfulness"]
     print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024, "loaded_mib": held / 1024, "faithfulness": faith,
-                      "nodes": [c.size() for c in found], "steps": found[0].details.get("steps"), "active": [c.stats()["latents"] for c in found]}))
+                      "nodes": [c.size() for c in found], "active": [c.stats()["latents"] for c in found],
+                      "steps": found[0].details.get("steps")}))
 
 
 def main():

@@ -302,9 +302,10 @@ the corrupted prompts. Error nodes are nodes like others; every method may choos
 (F(M) - F(empty)), F the mean logit difference on held-out prompts, M the **unchanged model**; "F(basis)" is the model with
 all latents on and every error ablated. Circuits are found on prompts of the split `train` and judged on the split `test`,
 which shares no slot value (no noun, name or word) with it. `mask`: {steps} steps, the model run at every {inner}, learning
-rate 3 / steps; on sva with `loss: abs-batch`, and hard masks are repaired; on the others they are not (`repair: 0`). All methods
-are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites on one path;
-`random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 % bootstrap over held-out prompts of the mean over seeds (prompts are drawn, not seeds).
+rate 3 / steps; on sva with `loss: abs-batch`, and hard masks are repaired; on the others they are not (`repair: 0`). All
+methods are compared at the sizes that `mask` finds. `ig`: 4 midpoints, baseline the mean; `iterative-ig`: 4 rounds, all sites on
+one path; `random nodes`: mean of 2 draws a seed among the nodes that are ever active. Intervals: 95 % bootstrap over held-out
+prompts of the mean over seeds (prompts are drawn, not seeds).
 
 ![Frontiers]({plot})
 
