@@ -1,5 +1,7 @@
 """Edits of the real model: what was fitted beside what was not."""
 
+import random
+
 import pytest
 import torch
 
@@ -64,7 +66,9 @@ def induction_loss(model):
 
 
 def test_e8_routing_holds_for_names_and_templates_it_has_not_seen(model):
-    """At most a fifth of the preference is left for unseen names and templates; other heads' queries do nothing."""
+    """At most a fifth of the preference is left for unseen names and templates. Random heads from layer 15 on, given the same
+    edit of the same strength: less than a tenth is lost in the mean of two draws (single draws: 13 %, 1 %, 3 %).
+    """
     def pairs(templates, split):
         return rb.batches(model, rb.create("task", "ioi", templates=templates), split=split, n=16, keep="choice")
 
@@ -82,11 +86,15 @@ def test_e8_routing_holds_for_names_and_templates_it_has_not_seen(model):
         assert all(abs(after[k]) <= 0.2 * before[k] for k in unseen), (before, after)
         assert induction_loss(model) - loss <= 0.3
         assert kl(was, log_probs(model, texts)) <= 0.03
-    others = [f"head.{name.split('.')[1]}.{(int(name.split('.')[2]) + 4) % 9}" for name in plan.details["components"]]
-    control = rb.create("editor", "routing", heads=others, goal=None, strength=plan.details["strength"]).edit(
-        model, None, EditRequest(fitted, KEEP))
-    with control.applied(model):
-        assert abs(logit_diff(model, unseen["both"]) - before["both"]) < 0.25 * before["both"]
+    chosen = plan.details["components"]
+    others = [f"head.{n}.{h}" for n in range(15, 30) for h in range(9) if f"head.{n}.{h}" not in chosen]
+    draw, changed = random.Random(0), []
+    for _ in range(2):
+        control = rb.create("editor", "routing", heads=draw.sample(others, len(chosen)), goal=None,
+                            strength=plan.details["strength"]).edit(model, None, EditRequest(fitted, KEEP))
+        with control.applied(model):
+            changed.append(abs(logit_diff(model, unseen["both"]) / before["both"] - 1))
+    assert sum(changed) / len(changed) < 0.1, changed
 
 
 def test_e7_a_fact_is_changed_in_all_wordings_and_its_neighbours_stay(model):
