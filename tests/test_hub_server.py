@@ -15,6 +15,8 @@ import reprbasis as rb
 from reprbasis.errors import UserError
 from reprbasis.testing.toys import toy_basis, toy_model
 
+HERE = "localhost"
+
 
 class Handler(BaseHTTPRequestHandler):
     """As much of the hub as a push and a pull ask for; small files travel inside the commit."""
@@ -74,8 +76,8 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.address, found.files = f"http://127.0.0.1:{found.server_port}", {}
+    found = ThreadingHTTPServer((HERE, 0), Handler)
+    found.address, found.files = f"http://{HERE}:{found.server_port}", {}
     thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield found
@@ -100,6 +102,6 @@ def test_what_is_not_there_and_who_does_not_answer_is_told(server, tmp_path):
     with pytest.raises(UserError, match="me/none"):
         rb.pull("me/none", tmp_path / "a", hub=HfApi(endpoint=server.address, token="secret"))
     with pytest.raises(UserError, match="me/x"):
-        rb.pull("me/x", tmp_path / "b", hub=HfApi(endpoint="http://127.0.0.1:9", token="secret"))  # nobody listens there
+        rb.pull("me/x", tmp_path / "b", hub=HfApi(endpoint=f"http://{HERE}:9", token="secret"))  # nobody listens there
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
