@@ -36,13 +36,13 @@ class World:
         self.setup, self.model = setup, rb.registry().build(rb.registry().select("model", setup["model"]))
         self.basis, self.judges = rb.load(basis) if basis else None, {}
 
-    def judge(self, name, seed, index):
+    def judge(self, name, seed, index, n):
         """The judge of a case."""
-        if (name, seed, index) not in self.judges:
+        if (name, seed, index, n) not in self.judges:
             maker = Facts(self.known) if name == "capitals" else CASES[name]
-            case = maker.case(rb.registry(), self.model, seed, self.setup["benchmarks"][name]["prompts"], index)
-            self.judges[name, seed, index] = Judge(self.model, case, seed=seed, texts=self.texts)
-        return self.judges[name, seed, index]
+            case = maker.case(rb.registry(), self.model, seed, n, index)
+            self.judges[name, seed, index, n] = Judge(self.model, case, seed=seed, texts=self.texts)
+        return self.judges[name, seed, index, n]
 
     @cached_property
     def known(self):
@@ -54,9 +54,9 @@ class World:
         """The neutral texts, measured once."""
         return Neutral(self.model, neutral(1))
 
-    def run(self, name, options, seed, index):
+    def run(self, name, options, seed, index, n):
         """One edit, judged; the cost in processor time and in forwards over the fitted prompts."""
-        judge = self.judge(name, seed, index)
+        judge = self.judge(name, seed, index, n)
         began = time.process_time()
         rows(self.model, judge.case.fitted)
         forward = time.process_time() - began
@@ -73,9 +73,15 @@ class World:
                 "prompts": judge.case.fitted.n, "keep": len(judge.case.request.keep)}, findings
 
 
+def prompts(setup, name, label):
+    """How many of each held-out kind."""
+    benchmark = setup["benchmarks"][name]
+    return benchmark.get("prompts_of", {}).get(label, benchmark["prompts"])
+
+
 def fingerprint(setup, name, label, seed, index):
     """Identity of a result."""
-    what = [setup["model"], setup["benchmarks"][name]["prompts"], setup["editors"][label][name], seed, index]
+    what = [setup["model"], prompts(setup, name, label), setup["editors"][label][name], seed, index]
     return f"{name}-{label}-{seed}-{index}-" + hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -280,7 +286,7 @@ def main():
             continue
         made += 1
         world = world or World(setup, given.basis)
-        facts, findings = world.run(name, setup["editors"][label][name], seed, index)
+        facts, findings = world.run(name, setup["editors"][label][name], seed, index, prompts(setup, name, label))
         place.mkdir(parents=True, exist_ok=True)
         if findings is not None and not (place / "findings").is_dir():
             rb.save(Findings(findings.measurements, values=findings.values), place / "findings")
