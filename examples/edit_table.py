@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
@@ -245,9 +246,9 @@ def robustness_table(lines):
 HEAD = """# Editing and unlearning
 
 Command: `python examples/edit_table.py{basis}` (editors and options: [editors.yaml](../../examples/edit_table/editors.yaml)).
-Model {model}. Seeds {seeds}: of the prompts, names, countries and texts; {n}. Rows marked * are baselines that
-back-propagate from the logits. Every editor was given the same prompts and the same texts to keep; held-out prompts and
-neutral texts were in none of them.
+Model {model}. Seeds {seeds}: of the prompts, names, countries and texts; {n}.
+Rows marked * are baselines that back-propagate from the logits. Every editor was given the same prompts and the same texts to
+keep; held-out prompts and neutral texts were in none of them.
 
 """
 
@@ -259,10 +260,16 @@ def page(setup, found, runs, given):
                        for name, b in setup["benchmarks"].items())
     lines = HEAD.format(basis=" --basis BASIS" if given.basis else "", model=setup["model"]["checkpoint"], n=counts,
                         seeds=", ".join(map(str, setup["seeds"])))
-    missing = [f"{label} on {name}, seed {seed}" for label, name, seed, index in wanted(setup)
-               if not (runs / fingerprint(setup, name, label, seed, index) / "facts.json").is_file()]
-    if missing:
-        lines += f"Not run yet: {'; '.join(dict.fromkeys(missing))}.\n\n"
+    if given.notes.is_file():
+        lines += given.notes.read_text("utf-8").strip() + "\n\n"
+    asked, there = Counter(), Counter()
+    for label, name, seed, index in wanted(setup):
+        asked[label, name] += 1
+        there[label, name] += (runs / fingerprint(setup, name, label, seed, index) / "facts.json").is_file()
+    fewer, never = [sum(there[key] < n for key, n in asked.items()), [f"{a} on {b}" for a, b in asked if not there[a, b]]]
+    if fewer:
+        lines += f"Of {len(asked)} rows {fewer} have fewer edits than asked for; the column *edits* says how many.\n"
+        lines += f"Not run at all: {', '.join(never)}.\n\n" if never else "\n"
     return lines + "\n".join([*ioi(setup, found, runs), "", *capitals(setup, found, runs)]) + "\n"
 
 
@@ -273,6 +280,7 @@ def main():
     parser.add_argument("--basis", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/edit_table"))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--notes", type=Path, default=Path("docs/results/edits.notes.md"), help="what stands at the head")
     parser.add_argument("--only", nargs="+", metavar="EDITOR", help="only these editors")
     parser.add_argument("--most", type=int, metavar="N", help="make so many results and stop")
     parser.add_argument("--page-only", action="store_true", help="only write the page of what is there")
