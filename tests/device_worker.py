@@ -1,5 +1,6 @@
 """Started by test_device.py: every learner, then a model with its dictionary and what measures them, on the CPU and elsewhere."""
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -33,6 +34,32 @@ def learners(folder):
     return found
 
 
+def resumed(folder):
+    """Largest difference of a tensor between a training in one go and one that changes its device after six steps."""
+    rows = Planted.make(16, 32, 3).rows(1024, torch.Generator().manual_seed(0)).x
+    acts = activations_of({Site("embed"): rows}, folder / "acts2", shard=512)
+
+    def train(device, stop=None, **options):
+        learner = rb.create("learner", "jumprelu", width=48)
+
+        def after(dictionary, info, then=learner.after_step):
+            then(dictionary, info)
+            if info.step == stop:
+                raise InterruptedError
+
+        learner.after_step = after
+        return rb.fit(learner, acts, rows=10 * 128, batch=128, device=device, **options).tensors()
+
+    found, whole = [], train("cpu")
+    for first, second in (("cpu", "elsewhere"), ("elsewhere", "cpu")):
+        place = folder / f"from-{first}"
+        with contextlib.suppress(InterruptedError):
+            train(first, stop=6, folder=place, checkpoint_seconds=0.0)
+        assert (place / "checkpoint" / "state.json").is_file()
+        found += [float((value - whole[key]).abs().max()) for key, value in train(second, folder=place).items()]
+    return max(found)
+
+
 def measured(folder):
     """FVU and divergence with model and basis on each device."""
     found = {}
@@ -50,4 +77,5 @@ def measured(folder):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        print(json.dumps({"learners": learners(Path(place)), "measured": measured(Path(place))}))
+        print(json.dumps({"learners": learners(Path(place)), "resumed": resumed(Path(place)),
+                          "measured": measured(Path(place))}))
