@@ -20,25 +20,25 @@ COSTS = (0.001, 0.01, 0.1, 0.5)
 
 
 def learn(chain, costs, *, batches=None, **options):
-    finder = rb.create("finder", "mask", **{"steps": 120, "protect": 0, "rows": 64, "error": "none", **options})
+    finder = rb.create("finder", "mask", **{"steps": 120, "protect": 0, "rows": 64, "error": "none", "repair": 0, **options})
     return finder.search(chain.model, chain.basis, batches or chain.batches, chain.metric, costs)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_planted_nodes_and_no_others(chain, seed):
-    for found in learn(chain, [c / 2 for c in COSTS], seed=seed, repair=0):  # published: price of a node times number of sites
+    for found in learn(chain, [c / 2 for c in COSTS], seed=seed):  # published: price of a node times number of sites
         assert set(found.nodes()) == chain.truth
 
 
 def test_repair_leaves_what_is_right(chain):
-    for found in learn(chain, [c / 2 for c in COSTS], batches=chain.batches[:1]):
+    for found in learn(chain, [c / 2 for c in COSTS], batches=chain.batches[:1], steps=60, repair=2):
         assert set(found.nodes()) == chain.truth
         assert found.details["moves"] == []
 
 
 def test_prices_as_shares_of_what_there_is_to_gain(chain):
     """Without a node the loss is F(model) - F(empty), about 2 * 3.3; three chains of two nodes each gain 3, 2 and 1.6 of it."""
-    some, none = learn(chain, [0.19, 0.24], unit="share", batches=chain.batches[:1])
+    some, none = learn(chain, [0.19, 0.24], unit="share", batches=chain.batches[:1], steps=60, repair=4)
     assert some.details["cost_per_node"] == pytest.approx(0.19 * 6.6, rel=0.05)
     assert (some.size(), none.size()) == (2, 0)
 
@@ -54,7 +54,7 @@ def test_high_prices_cost_recall(chain):
     assert set(some.nodes()) < chain.truth
     assert some.size() == 2  # one of three chains: recall 0.33
     assert none.size() == 0
-    [own] = learn(chain, [1.5], lr=0.05, repair=0)
+    [own] = learn(chain, [1.5], lr=0.05)
     assert own.nodes() == some.nodes()
 
 
@@ -92,16 +92,16 @@ def test_the_ends_of_the_scale(chain):
 
 
 def test_costs_in_one_batch_equal_one_by_one(chain):
-    together = learn(chain, COSTS, rows=16 * len(COSTS))
+    together = learn(chain, COSTS, rows=16 * len(COSTS), steps=40)
     for cost, found in zip(COSTS, together, strict=True):
-        [alone] = learn(chain, [cost], rows=16)
+        [alone] = learn(chain, [cost], rows=16, steps=40)
         assert alone.nodes() == found.nodes()
 
 
 @pytest.mark.parametrize("options", [{"candidates": "all"}, {"error": "node"}, {"error": "own"}, {"error": "mean"},
                                      {"ablation": "corrupt"}, {"ablation": "zero"}, {"loss": "square"}, {"loss": "abs-batch"}])
 def test_every_option_keeps_the_planted_nodes(chain, options):
-    [found] = learn(chain, [0.05], **options)
+    [found] = learn(chain, [0.05], steps=60, repair=1, **options)
     latents = {n for n in found.nodes() if n[2] < chain.basis.d_dict}
     assert latents == chain.truth
 
@@ -130,7 +130,7 @@ def test_greedy_finds_the_chain(chain):
 
 
 def test_cleanup_drops_what_does_not_matter(chain):
-    still = {"steps": 2, "lr": 1e-4, "repair": 0, "batches": chain.batches[:1]}  # nothing moves: every candidate stays
+    still = {"steps": 2, "lr": 1e-4, "batches": chain.batches[:1]}  # nothing moves: every candidate stays
     [dirty] = learn(chain, [1e-9], **still)
     [clean] = learn(chain, [1e-9], **still, cleanup=0.01)
     assert dirty.size() > 100
@@ -215,9 +215,9 @@ def test_prompts_of_a_step_do_not_change_the_answer_when_batches_are_split(chain
     assert set(small[0].nodes()) == chain.truth
 
 
-@pytest.mark.parametrize("inner", [2, 4])
+@pytest.mark.parametrize("inner", [2, 3, 4])
 def test_steps_between_runs_find_the_same(chain, inner):
-    for found in learn(chain, [c / 2 for c in COSTS], inner=inner, repair=0):
+    for found in learn(chain, [c / 2 for c in COSTS], inner=inner):
         assert set(found.nodes()) == chain.truth
 
 
