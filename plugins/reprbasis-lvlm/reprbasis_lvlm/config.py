@@ -61,6 +61,10 @@ class VisualQuestionConfig(ComponentConfig):
     objects: int = Field(1, ge=1, le=3)
     """Objects in a scene; the others are the same in both images, and differ from the first in colour, shape and place."""
 
+    rival: bool = False
+    """With two objects or more: one of the others has the wrong answer (in the patch image the right one), so that both answers
+    are in both images and the word in the question decides."""
+
     size: int = Field(1000, ge=1)
     """Pairs of a split at most."""
 
@@ -72,6 +76,8 @@ class VisualQuestionConfig(ComponentConfig):
                 raise ValueError(f"{name}: '{wrong[0]}' is none of {', '.join(values)}")
         if len(getattr(self, self.ask + "s")) < 2:
             raise ValueError(f"asking for the {self.ask} needs two {self.ask}s or more")
+        if self.rival and self.objects < 2:
+            raise ValueError("rival: true needs two objects or more")
         return self
 
 

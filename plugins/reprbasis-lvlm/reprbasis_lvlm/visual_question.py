@@ -17,7 +17,7 @@ from reprbasis.kits.contexts import runs
 from .config import VisualQuestionConfig
 from .corpus import example
 from .labels import coverage
-from .scenes import Scene, drawn
+from .scenes import Question, Scene, Thing, drawn
 from .vocabulary import CELL, COLOURS, PLACES, SHAPES, SIZE
 
 _SLOTS = {"colour": tuple(COLOURS), "shape": SHAPES, "place": PLACES}
@@ -29,14 +29,16 @@ _INSIDE = 0.4  # share of an image token that lies in a cell, for the token to b
 class VisualQuestion(Task[VisualQuestionConfig]):
     """What colour is the square? The clean image shows a red one, the patch image a blue one, and nothing else differs.
 
+    With `rival` another object is blue in the clean image and red in the patch image: only the word tells which is meant.
+
     Both images have the same sizes, offsets, brightness and noise. A pair is followed by the same pair with its sides swapped.
     Splits share no combination of the two properties that are not asked for: what is found on some shapes at some places is
     tested on other shapes there. Cases are the answers.
 
     Roles, in the tokens of the model at hand: `object` (image tokens in the object's cell of the grid), `elsewhere` (with
-    `ask: place`, the cell where it is in the patch image), `background` (all other image tokens), `word` (the word of the
-    question that names the object) and `end`. `meta` holds the properties, `regions` as in the corpus `scenes`, and `others`,
-    the same question about each other object with its answer.
+    `ask: place`, the cell where it is in the patch image), `rival` (that object's cell, unless it is `elsewhere`), `background`
+    (all other image tokens), `word` (the word of the question that names the object) and `end`. `meta` holds the properties,
+    `regions` as in the corpus `scenes`, and `others`, the same question about each other object with its answer.
     """
 
     def pairs(self, tokenizer: Any, split: Split, seed: int) -> Iterator[ContrastPair]:
@@ -65,12 +67,19 @@ class VisualQuestion(Task[VisualQuestionConfig]):
             fixed = {one: a, two: b}
             others = self._others({a, b, right, wrong}, draw)
             look = f"{split}:{seed}:{number}"
-            sides = [_scene([_thing({**fixed, c.ask: answer}), *others], look) for answer in (right, wrong)]
+            sides = [_scene(self._things({**fixed, c.ask: answer}, others, other), look)
+                     for answer, other in ((right, wrong), (wrong, right))]
             for clean, corrupt in (sides, sides[::-1]):
                 pair = self._pair(clean, corrupt, first)
                 if pair.key not in seen and len(seen) < c.size:
                     seen.add(pair.key)
                     yield pair
+
+    def _things(self, asked: Mapping[str, str], others: list[tuple[str, str, str]], wrong: str) -> list[tuple[str, str, str]]:
+        if self.config.rival:
+            rival = dict(zip(_SLOTS, others[0], strict=True)) | {self.config.ask: wrong}
+            others = [_thing(rival), *others[1:]]
+        return [_thing(asked), *others]
 
     def _others(self, used: set[str], draw: Random) -> list[tuple[str, str, str]]:
         """Further objects that share nothing with either of the two, nor with each other."""
@@ -81,7 +90,7 @@ class VisualQuestion(Task[VisualQuestionConfig]):
     def _pair(self, clean: Scene, corrupt: Scene, first: Mapping[str, int]) -> ContrastPair:
         sides, answers = [], []
         for scene in (clean, corrupt):
-            asked, *others = (next(q for q in t.questions() if q.kind == self.config.ask) for t in scene.things)
+            asked = self._question(scene.things[0])
             whole = example(scene, [asked], "")
             key = hashlib.sha256("\0".join((asked.text, *whole.images)).encode()).hexdigest()[:16]
             sides.append(Example(messages=(Message("user", asked.text, images=(0,)),), images=whole.images, add_prompt=True,
@@ -90,19 +99,26 @@ class VisualQuestion(Task[VisualQuestionConfig]):
         things = {side: {"colour": s.things[0].colour, "shape": s.things[0].shape, "place": s.things[0].place}
                   for side, s in (("clean", clean), ("corrupt", corrupt))}
         meta = {"case": answers[0], "ask": self.config.ask, "answer": answers[0], "wrong": answers[1],
-                "regions": sides[0].meta["regions"], "others": [(q.text, q.answer) for q in others], **things}
+                "regions": sides[0].meta["regions"],
+                "others": [(q.text, q.answer) for q in map(self._question, clean.things[1:])],
+                **({"rival": clean.things[1].place} if self.config.rival else {}), **things}
         key = hashlib.sha256((sides[0].key + sides[1].key).encode()).hexdigest()[:16]
         return ContrastPair(sides[0], sides[1], (first[answers[0]],), (first[answers[1]],), {}, f"{answers[0]}/{key}", meta)
+
+    def _question(self, thing: Thing) -> Question:
+        return next(q for q in thing.questions() if q.kind == self.config.ask)
 
     def locate(self, pair: ContrastPair, clean: TokenSequence) -> Mapping[str, tuple[int, ...]]:
         """See the class. Where an image is cut into tiles, the object is looked for in the last frame, which shows it whole."""
         image = clean.flags["image"]
         start, size, rows, columns = list(runs(image, clean.extra["image_grid"]))[-1]
-        cells = [pair.meta["clean"]["place"]]
-        if pair.meta["corrupt"]["place"] != cells[0]:
-            cells.append(pair.meta["corrupt"]["place"])
+        cells = {"object": pair.meta["clean"]["place"]}
+        if self.config.ask == "place":
+            cells["elsewhere"] = pair.meta["corrupt"]["place"]
+        elif self.config.rival:
+            cells["rival"] = pair.meta["rival"]
         roles, background = {}, image.clone()
-        for name, place in zip(("object", "elsewhere"), cells, strict=False):
+        for name, place in cells.items():
             inside = (coverage(_cell(place), rows, columns).flatten()[:size] >= _INSIDE).nonzero().flatten() + start
             roles[name] = tuple(inside.tolist())
             background[inside] = False

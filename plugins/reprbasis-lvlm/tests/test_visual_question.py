@@ -13,6 +13,7 @@ from reprbasis_lvlm.tiny import checkpoint
 import reprbasis as rb
 from reprbasis.errors import ConfigError, DataError
 from reprbasis.kits.circuits import common_prefix
+from reprbasis.runtime.batches import last_logits
 from reprbasis.runtime.trial import trial
 from reprbasis.sites import Site
 from reprbasis.testing import TaskContract
@@ -53,6 +54,11 @@ class TestShape(VisualQuestion):
 class TestPlace(VisualQuestion):
     __test__ = True
     name, config = "visual-question", {"ask": "place"}
+
+
+class TestRival(VisualQuestion):
+    __test__ = True
+    name, config = "visual-question", {"objects": 3, "rival": True}
 
 
 class TestRedAndBlueAtOnePlace(VisualQuestion):
@@ -101,6 +107,25 @@ def test_the_object_is_where_the_images_tokens_differ(model):
         here, there = moved.gather(1, item.roles["object"]).mean(), moved.gather(1, item.roles["background"]).mean()
         assert here > 2 * there
         assert not bool((moved * ~item.clean.flag("image")).any())
+
+
+@pytest.mark.parametrize("ask", ["colour", "shape", "place"])
+def test_with_a_rival_both_answers_are_in_both_images_and_the_word_decides(model, ask):
+    task = rb.create("task", "visual-question", ask=ask, objects=3, rival=True)
+    right = 0
+    for pair in islice(task.pairs(model.tokenizer, "test", 0), 40):
+        clean, corrupt = (e.meta["regions"] for e in (pair.clean, pair.corrupt))
+        if ask != "place":
+            at = ["colour", "shape"].index(ask)
+            assert {r["labels"][at] for r in clean} == {r["labels"][at] for r in corrupt}
+            roles = task.locate(pair, model.tokenize([pair.clean])[0])
+            assert roles["rival"]
+            assert not set(roles["rival"]) & set(roles["object"])
+        (text, answer), *_ = pair.meta["others"]
+        assert (text != pair.clean.messages[0].content, answer) == (True, pair.meta["wrong"])
+        [logits] = last_logits(model, model.batch([pair.clean]))
+        right += bool(logits[pair.answer[0]] > logits[pair.wrong[0]])
+    assert right >= 36
 
 
 def test_splits_share_no_shape_at_a_place(model):
