@@ -121,9 +121,9 @@ def test_the_buffer_moves_each_row_once_in_and_once_out(monkeypatch):
         moved["in"] += done
         return done
 
-    def counting_take(column, slots):
+    def counting_take(column, slots, pinned):
         moved["out"] += len(slots)
-        return take(column, slots)
+        return take(column, slots, pinned)
 
     monkeypatch.setattr(MixingBuffer, "_pull", counting_pull)
     monkeypatch.setattr(module, "_take", counting_take)
