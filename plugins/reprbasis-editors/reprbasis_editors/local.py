@@ -16,11 +16,11 @@ from torch import Tensor
 from reprbasis.errors import DataError
 from reprbasis.interfaces.editor import EditPlan, EditRequest
 from reprbasis.interfaces.model import ModelAdapter
-from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.interfaces.tokens import Example, TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
-from .parts import Part, ahead, candidates, elsewhere, hold, peers, place, read_in, readers, targets_of, with_subject
+from .parts import Part, ahead, alone, candidates, elsewhere, hold, peers, place, read_in, readers, targets_of, with_subject
 from .scaled import Direction, ScaledEditor, together
 from .search import Judge
 
@@ -120,9 +120,33 @@ class Fact(Ridge):
     def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
         """See the class. A subject that is not marked is found.
 
+        Of several prompts each is an edit of its own strength, with those before it in force and among the texts to keep; what
+        holds already is left out.
+
         Raises:
             DataError: see `ScaledEditor.edit`; no way stays within the budget.
         """
+        each = [row for item in request.change for row in alone(item)]
+        if len(each) < 2:
+            return self._one(model, basis, request)
+        plans: list[EditPlan] = []
+        about: list[dict[str, Any]] = []
+        keep, goal = list(request.keep), -torch.inf if self.config.goal is None else self.config.goal
+        for item in each:
+            with together(*plans).applied(model), torch.no_grad():
+                met = Judge(model, [item], (), rivals=self.config.rivals).margin() <= goal
+                plan = EditPlan() if met else self._one(model, basis, EditRequest([item], keep, request.options))
+            plans.append(plan)
+            about.append({"prompt": model.tokenizer.decode(item.clean.ids[0][item.clean.mask[0]]), "held_already": met}
+                         | {k: plan.details.get(k) for k in ("components", "strength", "margin_fitted", "reached", "fell_short")})
+            keep.append(Example(text=about[-1]["prompt"], key=f"edit-{len(plans)}"))
+        if not any(plan.deltas for plan in plans):
+            raise DataError("the prompts to change go on as they shall already", do="leave this edit out, or lower the goal")
+        return replace(together(*plans), details={"editor": self.full_name, "locality": self.locality, "edits": about,
+                                                  "options": self.config.model_dump(mode="json")})
+
+    def _one(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
+        """One prompt."""
         c, best, fault = self.config, None, None
         if c.at == "subject":
             request = replace(request, change=[with_subject(model, item) for item in request.change])

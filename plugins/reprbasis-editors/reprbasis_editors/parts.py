@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reprbasis.errors import CapabilityError, DataError, SiteError
 from reprbasis.interfaces.editor import EditPlan
+from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.model import ForwardResult, ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
@@ -130,6 +131,17 @@ def place(item: ContrastBatch, at: str = "answer") -> Tensor:
         raise DataError(f"the prompts to change have no role '{at}'" + (f", only {', '.join(item.roles)}" if item.roles else ""),
                         do="edit at the answer (at: answer), or mark the subject, which must stand in the prompt")
     return item.roles[at][:, -1:]
+
+
+def alone(item: ContrastBatch) -> list[ContrastBatch]:
+    """Each prompt of a batch for itself."""
+    out = []
+    for i in range(len(item.clean.ids)):
+        row = torch.tensor([i], device=item.clean.ids.device)
+        answer, wrong = (None if t is None else t[row] for t in (item.targets.answer, item.targets.wrong))
+        out.append(ContrastBatch(item.clean.take(row), None if item.corrupt is None else item.corrupt.take(row),
+                                 Targets(answer, wrong), {name: at[row] for name, at in item.roles.items()}))
+    return out
 
 
 @torch.no_grad()
