@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from reprbasis.errors import DataError
 from reprbasis.interfaces.artifact import Artifact
 from reprbasis.interfaces.evaluator import FeatureCard
 from reprbasis.interfaces.finder import Circuit
@@ -52,6 +53,8 @@ class DrawStep(Step[DrawConfig]):
         edges, text = inputs.get("edges"), inputs.get("activations")
         assert edges is None or isinstance(edges, ScoreTable)
         assert text is None or isinstance(text, Activations)
+        if not circuit.nodes():
+            raise DataError("the circuit has no nodes, so there is nothing to draw", do="find one at a lower cost, or with more nodes")
         config = self.config
         found = batches(context.model, context.registry.build(config.task), split=config.split, n=config.prompts,
                         batch=config.batch, seed=context.seed, keep=config.keep)

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from reprbasis.errors import DataError
 from reprbasis.interfaces.finder import Circuit, Setup
 from reprbasis.testing import ReporterContract, StepContract
 
@@ -19,3 +21,9 @@ class TestDraw(StepContract):
         mask[1, 3] = mask[4, 5] = mask[5, -1] = True
         setup = Setup(basis.sites, ablation="zero", index="token")
         return found | {"circuit": Circuit(dict.fromkeys(basis.sites, mask), details={"setup": setup.facts()})}
+
+    def test_a_circuit_without_nodes_is_not_drawn(self, tmp_path):
+        found = self.world["circuit"]
+        none = Circuit({s: torch.zeros_like(m) for s, m in found.masks.items()}, details=found.details)
+        with pytest.raises(DataError, match="nothing to draw"):
+            self.build().run(self.context(tmp_path), **self.inputs(optional=False) | {"circuit": none})
