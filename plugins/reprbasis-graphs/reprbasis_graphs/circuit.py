@@ -54,7 +54,7 @@ class DrawStep(Step[DrawConfig]):
         assert edges is None or isinstance(edges, ScoreTable)
         assert text is None or isinstance(text, Activations)
         if not circuit.nodes():
-            raise DataError("the circuit has no nodes, so there is nothing to draw", do="find one at a lower cost, or with more nodes")
+            raise DataError("the circuit has no nodes, so there is nothing to draw", do="find one at a lower cost")
         config = self.config
         found = batches(context.model, context.registry.build(config.task), split=config.split, n=config.prompts,
                         batch=config.batch, seed=context.seed, keep=config.keep)

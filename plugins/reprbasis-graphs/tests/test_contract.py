@@ -26,4 +26,4 @@ class TestDraw(StepContract):
         found = self.world["circuit"]
         none = Circuit({s: torch.zeros_like(m) for s, m in found.masks.items()}, details=found.details)
         with pytest.raises(DataError, match="nothing to draw"):
-            self.build().run(self.context(tmp_path), **self.inputs(optional=False) | {"circuit": none})
+            self.create().run(self.context(tmp_path / "scratch"), **self.inputs(optional=False) | {"circuit": none})
