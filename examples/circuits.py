@@ -88,7 +88,7 @@ def closer(curve, world, train, args):
         return None
     judge = Judge(world.model, world.basis, circuit.setup, world.test, world.metric, fill=fill_of(circuit))
     label = f"{circuit.size()} nodes"
-    edges = edge_faithfulness(judge, circuit, train[:2], [5, 10, 20, 40], label)[0]
+    edges = edge_faithfulness(judge, circuit, train[:2], [5, 6, 7, 8, 12, 20, 40], label)[0]
     return Findings([*judge.subsets(circuit, label, draws=6), *judge.minimality(circuit, label)[0], *edges])
 
 
@@ -185,8 +185,10 @@ class Page:
                 about = f"{ours.value:.2f} ({ours.site.split('about ')[1]})" if ours else ""
                 cells += [about, f"{chance.value:.2f}" if chance else ""]
             rows.append([price, *cells])
-        return ["Stability: IoU of the circuits of `mask` at equal price with other prompts and another seed (`seeds`), with the",
-                "same prompts in another order and other noise (`orders`), on two halves of the prompts (`halves`), beside",
+        told = {"seeds": "other prompts and another seed (`seeds`)", "halves": "each half of the prompts (`halves`)",
+                "orders": "the same prompts in another order and other noise (`orders`)"}
+        how = ", ".join(told[k[4:]] for k in kinds)
+        return [f"Stability: IoU of the circuits of `mask` at equal price with {how}, beside",
                 f"random circuits as large. Smaller circuits are contained in larger ones to {self.cell('nesting', 'mask')}.", "",
                 table(["price", *(h for k in kinds for h in (k[4:], "chance"))], rows), ""]
 
@@ -196,9 +198,10 @@ class Page:
         if not near:
             return []
         edges = [[m.condition.split(", ", 1)[1], told(m)] for m in self.rows if m.name == "edge_faithfulness"]
-        shown = ["Faithfulness when later latents are computed from earlier ones along the strongest edges alone (error nodes as",
-                 "they are; no edges: later latents at what ablated ones give; shuffled: the same weights between other nodes of",
-                 "the same two sites):", "", table(["edges", "faithfulness"], edges), ""]
+        shown = ["Faithfulness when every latent sees, of the latents at the site before, only those that it has one of the",
+                 "strongest edges from (error nodes as they are; all edges: the circuit itself; no edges: what a site is when the",
+                 "site before is ablated; shuffled: as many edges between each two sites, drawn at random):", "",
+                 table(["edges", "faithfulness"], edges), ""]
         gap, slope, idle = (near[k].value for k in ("subset_gap", "subset_slope", "idle_nodes"))
         return [f"One circuit closer ({near['subset_gap'].condition}, first seed): F without random subsets of it differs from",
                 f"what the whole model without them gives by {gap:.2f} of F(M) - F(empty) on average (slope {slope:.2f});",
