@@ -199,8 +199,8 @@ class Page:
             return []
         edges = [[m.condition.split(", ", 1)[1], told(m)] for m in self.rows if m.name == "edge_faithfulness"]
         shown = ["Faithfulness when every latent sees, of the latents at the site before, only those that it has one of the",
-                 "strongest edges from (error nodes as they are; all edges: the circuit itself; no edges: what a site is when the",
-                 "site before is ablated; shuffled: as many edges between each two sites, drawn at random):", "",
+                 "strongest edges from (error nodes as they are; all edges: the circuit itself; no edges: what a site is when",
+                 "the site before is ablated; shuffled: as many edges between each two sites, drawn at random):", "",
                  table(["edges", "faithfulness"], edges), ""]
         gap, slope, idle = (near[k].value for k in ("subset_gap", "subset_slope", "idle_nodes"))
         return [f"One circuit closer ({near['subset_gap'].condition}, first seed): F without random subsets of it differs from",
