@@ -240,7 +240,7 @@ class Study:
         """The circuits, how they fare, and the one that is studied."""
         train, test = self.batches("train"), self.batches("test")
         self.layout = pattern(train[0])
-        finder = rb.create("finder", "mask", index="role", costs=COSTS, lr=0.05, rows=40)
+        finder = rb.create("finder", "mask", index="role", costs=COSTS, lr=0.05, repair=0, rows=40)
         family = finder.family(self.model, self.basis, by_token(train, self.layout), self.metric)
         family = [c for c in family if c.size()]
         runner = Runner(self.model, self.basis, family[0].setup, by_token(test, self.layout), self.metric,
