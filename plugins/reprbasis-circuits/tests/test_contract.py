@@ -9,11 +9,11 @@ from reprbasis.testing import FinderContract, StepContract
 
 
 class TestMask(FinderContract):
-    name, config, needs_scores = "mask", {"cost": 0.02, "steps": 60, "ablation": "corrupt"}, False
+    name, config, needs_scores = "mask", {"cost": 0.02, "steps": 60, "repair": 1, "ablation": "corrupt"}, False
 
 
 class TestMaskShared(FinderContract):
-    name, config, needs_scores = "mask", {"cost": 0.02, "steps": 60, "ablation": "corrupt", "index": "shared"}, False
+    name, config, needs_scores = "mask", {"cost": 0.02, "steps": 60, "repair": 1, "ablation": "corrupt", "index": "shared"}, False
 
 
 class TestThreshold(FinderContract):
@@ -67,7 +67,8 @@ class TestFaithfulness(StepContract):
 def test_a_curve_survives_saving(chain, tmp_path):
     """Repetitions can be measured apart and put together."""
     step = rb.create("step", "frontier", task={"use": "toy-pairs"}, error="node", protect=0, resamples=100, random=2, repeats=1,
-                     halves=True, finders=[{"use": "mask", "steps": 40, "costs": [0.1, 1.2]}], scorers=["attribution"])
+                     halves=True, scorers=["attribution"],
+                    finders=[{"use": "mask", "steps": 40, "costs": [0.1, 1.2], "repair": 3}])
     world = step.config, rb.registry(), chain.model, chain.basis, chain.metric, chain.held_out
     whole, apart = Frontier(*world), Frontier(*world)
     for repetition, train in enumerate((chain.batches[:2], chain.batches[2:])):

@@ -16,7 +16,8 @@ from reprbasis.testing.toys import margin
 
 
 def find(chain, **options):
-    finder = rb.create("finder", "mask", **{"steps": 120, "protect": 0, "rows": 64, "error": "node", "cost": 0.05, **options})
+    finder = rb.create("finder", "mask", **{"steps": 60, "protect": 0, "rows": 64, "error": "node", "cost": 0.05, "repair": 0,
+                                            **options})
     return finder.find(chain.model, chain.basis, chain.batches, chain.metric)
 
 
