@@ -149,8 +149,33 @@ def run(model, edits, others, session, every, strengths=()):
 def table(rows):
     """In Markdown."""
     lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[str(v) if isinstance(v, int) else f"{v:.3g}" for v in row.values()] for row in rows]
+    lines += [[str(v) if isinstance(v, (int, str)) else f"{v:.3g}" for v in row.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def experiment(model, args, seed):
+    """Rows, seconds and strengths of both ways, and the number of countries that are never edited."""
+    draw = random.Random(seed)
+    countries = [c for c in COUNTRIES if len(model.tokenizer.encode(f" {c}")) == 1]
+    draw.shuffle(countries)
+    ids = [model.tokenizer.encode(f" {c}") for c in CITIES]
+    edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
+    others = countries[args.edits:]
+    keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=seed))
+    keep += neutral(0)
+    keep += [Example(text=WORDING.format(name)) for name in (KNOWN if args.near else ())]
+    editor = rb.create("editor", "online", component=args.component, goal=args.goal, rivals="all", strength=64.0, tries=5,
+                       at=args.at, ridge=args.ridge, contexts=args.contexts, near=args.near, keep_tokens=64,
+                       budget_tokens=64, conflict=args.conflict)
+    request = EditRequest([item_of(model, *edits[0])], keep)
+    results = {}
+    for name in ("recursive least squares", "naive rank-one"):
+        session = editor.start(model, request)
+        if name.startswith("naive"):
+            session.stream = Naive(session.stream.start, torch.linalg.inv(session.stream.first_free))
+        strengths = [strength for _, _, found in results.values() for strength in found]
+        results[name] = run(model, edits, others, session, args.every, strengths)
+    return results, len(others)
 
 
 def main():
@@ -167,41 +192,25 @@ def main():
     parser.add_argument("--contexts", type=int, default=0, help="further places where the subject stands")
     parser.add_argument("--near", type=int, default=0, help="tokens of other countries that are held")
     parser.add_argument("--keep", type=int, default=24, help="dialogues to keep, beside twelve short texts")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of countries, cities and their order")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     model = rb.create("model", "llama", checkpoint=args.checkpoint)
-    draw = random.Random(args.seed)
-    countries = [c for c in COUNTRIES if len(model.tokenizer.encode(f" {c}")) == 1]
-    draw.shuffle(countries)
-    ids = [model.tokenizer.encode(f" {c}") for c in CITIES]
-    edits = [(c, draw.choice([i[0] for i in ids if len(i) == 1])) for c in countries[:args.edits]]
-    others = countries[args.edits:]
-    keep = list(rb.create("corpus", "chat", limit=args.keep).examples(seed=args.seed))
-    keep += neutral(0)
-    keep += [Example(text=WORDING.format(name)) for name in (KNOWN if args.near else ())]
-    editor = rb.create("editor", "online", component=args.component, goal=args.goal, rivals="all", strength=64.0, tries=5,
-                       at=args.at, ridge=args.ridge, contexts=args.contexts, near=args.near, keep_tokens=64,
-                       budget_tokens=64, conflict=args.conflict)
-    request = EditRequest([item_of(model, *edits[0])], keep)
-    results = {}
-    for name in ("recursive least squares", "naive rank-one"):
-        session = editor.start(model, request)
-        if name.startswith("naive"):
-            session.stream = Naive(session.stream.start, torch.linalg.inv(session.stream.first_free))
-        strengths = [strength for _, _, found in results.values() for strength in found]
-        results[name] = run(model, edits, others, session, args.every, strengths)
-    if args.out:
-        args.out.write_text(page(args, results, len(others)))
+    found = {}
+    for seed in args.seed:
+        found[seed] = experiment(model, args, seed)
+        if args.out:
+            args.out.write_text(page(args, found))
 
 
-def page(args, results, others):
-    """The results page."""
+def page(args, found):
+    """The results page: the first seed in full, the ends of the others."""
+    results, others = found[args.seed[0]]
     more = "" if args.at == "answer" else f" --at {args.at} --contexts {args.contexts} --near {args.near}"
     more += "" if args.component == "mlp.28" else f" --component {args.component}"
     text = [f"""# Fifty edits in one weight
 
-    python examples/edit_stream.py --edits {args.edits} --every {args.every} --seed {args.seed}{more} \\
+    python examples/edit_stream.py --edits {args.edits} --every {args.every} --seed {' '.join(map(str, found))}{more} \\
         --out docs/results/edit_stream.md
 
 `{args.checkpoint}`, float32, two busy CPU cores. Each edit lets "{WORDING.format('X')}" be followed by a city that is no
@@ -225,6 +234,11 @@ countries that are never edited show what such a stream is not: at the last toke
     tenth = max(1, len(seconds) // 5)
     text.append(f"Seconds an edit: median {sorted(seconds[:tenth])[tenth // 2]:.2f} of the first {tenth}, "
                 f"{sorted(seconds[-tenth:])[tenth // 2]:.2f} of the last {tenth}.\n")
+    if len(found) > 1:
+        text.append("## All seeds, at the end\n\nEvery option was chosen on seed 0. Other seeds: other cities, another order of "
+                    "the countries, other texts to keep.\n")
+        text.append(table([{"seed": seed, "": name, **rows[-1]} for seed, (ways, _) in found.items()
+                           for name, (rows, *_) in ways.items()]) + "\n")
     return "\n".join(text)
 
 

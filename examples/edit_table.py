@@ -55,8 +55,9 @@ class World:
         """The neutral texts, measured once."""
         return Neutral(self.model, neutral(1))
 
-    def run(self, name, options, seed, index, n):
+    def run(self, name, label, seed, index):
         """One edit, judged; the cost in processor time and in forwards over the fitted prompts."""
+        options, n = self.setup["editors"][label][name], prompts(self.setup, name, label)
         judge = self.judge(name, seed, index, n)
         began = time.process_time()
         rows(self.model, judge.case.fitted)
@@ -67,7 +68,7 @@ class World:
         except ReprBasisError as error:
             return {"failed": error.what, "seconds": time.process_time() - began}, None
         seconds = time.process_time() - began
-        first = seed == min(self.setup["seeds"]) and index == 0
+        first = seed == min(seeds(self.setup, label)) and index == 0
         findings = judge(plan, stress=Stress() if first else None, control=first)
         kept = {k: v for k, v in plan.details.items() if k in ("components", "component", "layer", "layers", "locality", "heads")}
         return {"seconds": seconds, "forwards": seconds / forward, "details": kept, "case": judge.case.name,
@@ -80,6 +81,11 @@ def prompts(setup, name, label):
     return benchmark.get("prompts_of", {}).get(label, benchmark["prompts"])
 
 
+def seeds(setup, label):
+    """Those of a row; a row of its own may have fresh ones."""
+    return setup.get("seeds_of", {}).get(label, setup["seeds"])
+
+
 def fingerprint(setup, name, label, seed, index):
     """Identity of a result."""
     what = [setup["model"], prompts(setup, name, label), setup["editors"][label][name], seed, index]
@@ -88,11 +94,12 @@ def fingerprint(setup, name, label, seed, index):
 
 def wanted(setup):
     """Every (editor, benchmark, seed, case), seeds outermost, so that a stopped run has all editors."""
-    for seed in setup["seeds"]:
+    for seed in sorted({s for label in setup["editors"] for s in seeds(setup, label)}):
         for index in range(max(max(b["cases"], *b.get("more", {}).values(), 0) for b in setup["benchmarks"].values())):
             for label, per in setup["editors"].items():
                 for name, benchmark in setup["benchmarks"].items():
-                    if name in per and index < benchmark.get("more", {}).get(label, benchmark["cases"]):
+                    cases = benchmark.get("more", {}).get(label, benchmark["cases"])
+                    if name in per and index < cases and seed in seeds(setup, label):
                         yield label, name, seed, index
 
 
@@ -259,7 +266,8 @@ def page(setup, found, runs, given):
                        + "".join(f" ({more} of `{label}`)" for label, more in b.get("more", {}).items())
                        for name, b in setup["benchmarks"].items())
     lines = HEAD.format(basis=" --basis BASIS" if given.basis else "", model=setup["model"]["checkpoint"], n=counts,
-                        seeds=", ".join(map(str, setup["seeds"])))
+                        seeds=", ".join(map(str, setup["seeds"])) + "".join(
+                            f" ({', '.join(map(str, own))} in `{label}`)" for label, own in setup.get("seeds_of", {}).items()))
     if given.notes.is_file():
         lines += given.notes.read_text("utf-8").strip() + "\n\n"
     asked, there = Counter(), Counter()
@@ -294,7 +302,7 @@ def main():
             continue
         made += 1
         world = world or World(setup, given.basis)
-        facts, findings = world.run(name, setup["editors"][label][name], seed, index, prompts(setup, name, label))
+        facts, findings = world.run(name, label, seed, index)
         place.mkdir(parents=True, exist_ok=True)
         if findings is not None and not (place / "findings").is_dir():
             rb.save(Findings(findings.measurements, values=findings.values), place / "findings")
