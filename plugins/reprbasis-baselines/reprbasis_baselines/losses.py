@@ -1,7 +1,7 @@
 """Baselines that back-propagate from the logits through the whole model, each a loss for the shared loop.
 
 pi(y|x) is the probability of the answer, pi_0 that of the unchanged model. The prompt's own tokens are in no loss: ascent on them
-ruins the model and leaves the answer.
+ruins the model and leaves the answer. Prompts of a batch that continue one another are the tokens of one answer.
 
 Shapes: B batch, V vocabulary, R rank.
 """
@@ -17,7 +17,7 @@ from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
 
 from .config import GradDiffConfig, LoRAConfig, NPOConfig, SimNPOConfig, TrainConfig
-from .train import Direct, Trained, answer_nll, kl, log_probs, logits_of, other_nll, text_nll
+from .train import Direct, Trained, answer_nll, answers_of, kl, log_probs, logits_of, other_nll, text_nll
 
 
 class GradientAscent(Trained[TrainConfig]):
@@ -51,28 +51,32 @@ class GradDiff(Retaining):
 
 
 class NPO(Retaining):
-    """NPO: 2/beta E[log(1 + (pi/pi_0)^beta)] (Zhang et al. 2024, eq. 3), and the retain term."""
+    """NPO: 2/beta E[log(1 + (pi/pi_0)^beta)] (Zhang et al. 2024, eq. 3), and the retain term; pi of whole answers."""
 
     config: NPOConfig
 
+    def nll(self, model: ModelAdapter, item: ContrastBatch, *, grad: bool = True) -> Tensor:
+        """-log pi of each answer."""
+        return answers_of(answer_nll(logits_of(model, item.clean, grad=grad), item.targets), item.clean)
+
     def before(self, model: ModelAdapter, item: ContrastBatch, text: TokenBatch | None) -> Mapping[str, Tensor]:
         with torch.no_grad():
-            reference = answer_nll(logits_of(model, item.clean, grad=False), item.targets)
+            reference = self.nll(model, item, grad=False)
         return {**super().before(model, item, text), "answer": reference}
 
     def loss(self, model: ModelAdapter, item: ContrastBatch, text: TokenBatch | None, before: Mapping[str, Tensor]) -> Tensor:
-        beta = self.config.beta
-        ratio = before["answer"] - answer_nll(logits_of(model, item.clean), item.targets)  # log(pi / pi_0)
+        beta, ratio = self.config.beta, before["answer"] - self.nll(model, item)  # log(pi / pi_0)
         return -2 / beta * logsigmoid(-beta * ratio).mean() + self.kept(model, text, before)
 
 
 class SimNPO(Retaining):
-    """SimNPO: -2/beta E[log sigmoid(-beta/|y| log pi - gamma)], no reference model (Fan et al. 2024, eq. 4); here |y| = 1."""
+    """SimNPO: -2/beta E[log sigmoid(-beta/|y| log pi - gamma)], no reference model (Fan et al. 2024, eq. 4)."""
 
     config: SimNPOConfig
 
     def loss(self, model: ModelAdapter, item: ContrastBatch, text: TokenBatch | None, before: Mapping[str, Tensor]) -> Tensor:
-        beta, nll = self.config.beta, answer_nll(logits_of(model, item.clean), item.targets)
+        beta, each = self.config.beta, answer_nll(logits_of(model, item.clean), item.targets)
+        nll = answers_of(each, item.clean, mean=True)
         return -2 / beta * logsigmoid(beta * nll - self.config.gamma).mean() + self.kept(model, text, before)
 
 

@@ -15,6 +15,7 @@ from reprbasis.errors import SiteError
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.prefixes import longest
 from reprbasis.kits.weights import parameter_of
 from reprbasis.sites import Site
 
@@ -49,7 +50,7 @@ class RMU(Trained[RMUConfig]):
         return {} if text is None else {"text": self.stream(model, text, grad=False)}
 
     def loss(self, model: ModelAdapter, item: ContrastBatch, text: TokenBatch | None, before: Mapping[str, Tensor]) -> Tensor:
-        c, x = self.config, self.stream(model, item.clean, grad=True)
+        c, x = self.config, self.stream(model, longest(item.clean)[0], grad=True)
         u = torch.rand(x.shape[-1], generator=torch.Generator().manual_seed(c.seed)).to(x)  # uniform, as in the authors' code
         loss = (x - c.coefficient * u / u.norm()).square().mean()
         if text is not None:

@@ -19,9 +19,10 @@ from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.prefixes import last_logits, longest
 from reprbasis.kits.tuning import inner, restored
 from reprbasis.runtime.basis import Basis
-from reprbasis.runtime.batches import best_of, last_logits
+from reprbasis.runtime.batches import best_of
 
 log = logging.getLogger(__name__)
 
@@ -54,31 +55,34 @@ class Trained(Editor[C]):
         c, names = self.config, self.trainable(model)
         if not names:
             raise SiteError(f"the model has no weights in layers {c.layers}", do=f"use 0 to {model.info.n_layers - 1}")
-        texts = texts_of(model, request, c.keep_tokens)
+        texts = texts_of(model, request, c.keep_tokens, c.keep_texts)
         endless = zip(cycle(request.change), cycle(texts or [None]), strict=False)
         batches = list(islice(endless, min(c.steps, len(request.change) * max(len(texts), 1))))
         known = [self.before(model, item, text) for item, text in batches]
         margins: list[float] = []
+        steps = 0
         with restored(model, names) as (weights, start):
             tuned = self.parametrised(weights, start)
             optimiser = torch.optim.AdamW(tuned.variables, lr=c.lr, weight_decay=c.weight_decay)
-            for step in range(c.steps):
-                item, text = batches[step % len(batches)]
-                margins.append(margin(model, item))
-                if c.goal is not None and margins[-1] <= c.goal:
-                    break
-                tuned.backward(self.loss(model, item, text, known[step % len(batches)]))
+            for steps in range(1, c.steps + 1):
+                item, text = batches[(steps - 1) % len(batches)]
+                if c.goal is not None:
+                    margins.append(margin(model, item))
+                    if margins[-1] <= c.goal:
+                        steps -= 1
+                        break
+                tuned.backward(self.loss(model, item, text, known[(steps - 1) % len(batches)]))
                 torch.nn.utils.clip_grad_norm_(tuned.variables, c.clip)
                 optimiser.step()
                 tuned.write()
             del optimiser, tuned
             deltas = {name: p.detach() - start[name] for name, p in weights.items()}
-        if c.goal is not None and len(margins) == 1 and margins[0] <= c.goal:
+        if not steps:
             raise DataError(f"the mean logit difference of the prompts to change is {margins[0]:.3g}, the goal {c.goal:g}",
                             do="give prompts that the model answers as it should not, or a lower goal")
         return EditPlan({n: d for n, d in deltas.items() if bool(d.any())}, {
             "editor": self.full_name, "locality": self.locality, "options": c.model_dump(mode="json"),
-            "margins": margins, "steps": len(margins) - (c.goal is not None and margins[-1] <= c.goal)})
+            "margins": margins, "steps": steps})
 
     def parametrised(self, weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> "Direct":
         """What the optimiser changes: the weights themselves; `start` is a copy of them as they were."""
@@ -125,9 +129,14 @@ def other_nll(logits: Tensor, targets: Targets) -> Tensor:
 
 def logits_of(model: ModelAdapter, batch: TokenBatch, *, grad: bool = True) -> Tensor:
     """[B, V] after the prompts."""
-    logits = model.forward(batch, grad=grad, logits="last").logits
-    assert logits is not None
-    return logits[:, 0].float()
+    return last_logits(model, batch, grad=grad).float()
+
+
+def answers_of(x: Tensor, batch: TokenBatch, *, mean: bool = False) -> Tensor:
+    """[B] of the tokens -> sum (or mean) over the tokens of each answer: the rows that one text holds (see `longest`)."""
+    row = longest(batch)[1]
+    total = x.new_zeros(int(row.max()) + 1).index_add(0, row, x)
+    return total / row.bincount() if mean else total
 
 
 def margins_of(logits: Tensor, targets: Targets) -> Tensor:

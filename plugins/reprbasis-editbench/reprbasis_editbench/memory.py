@@ -7,6 +7,8 @@ Shapes: L tokens of an answer, V vocabulary, N items, W wrong answers.
 """
 
 import csv
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,13 +21,15 @@ from torch.nn.functional import cross_entropy
 
 from reprbasis.interfaces.editor import EditPlan, EditRequest
 from reprbasis.interfaces.evaluator import Measurement
+from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.model import ModelAdapter, Sampling
-from reprbasis.interfaces.task import ContrastPair
+from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import Example, TokenBatch, TokenSequence
+from reprbasis.kits.prefixes import last_logits, spoken
 from reprbasis.kits.tuning import inner, restored
-from reprbasis.runtime.batches import batches
 
 from . import metrics
+from .cases import neutral
 
 QUESTIONS = {
     "city": ("In which city was {name} born?", "{name} was born in", "The birthplace of {name} is"),
@@ -59,6 +63,7 @@ class Item:
         value: how it ends.
         other: how the answer in other words begins.
         wrong: other values.
+        subject: whom it is about; empty: nobody in particular.
     """
 
     question: str
@@ -66,6 +71,7 @@ class Item:
     value: str
     other: str
     wrong: tuple[str, ...]
+    subject: str = ""
 
     @property
     def prompt(self) -> str:
@@ -79,16 +85,16 @@ class Item:
 
 
 def authors(n: int = 20, seed: int = 0) -> list[list[Item]]:
-    """Items of each invented author."""
-    rows = list(csv.DictReader(files(__package__).joinpath("data/authors.csv").read_text("utf-8").splitlines()))[:n]
+    """Items of each of `n` invented authors; another seed draws others."""
     random = Random(f"authors/{seed}")
+    rows = random.sample(list(csv.DictReader(files(__package__).joinpath("data/authors.csv").read_text("utf-8").splitlines())), n)
     found = []
     for row in rows:
         items = []
         for column, (question, start, other) in QUESTIONS.items():
             wrong = random.sample(sorted({r[column] for r in rows} - {row[column]}), min(3, n - 1))
             q, a, b = (text.format(name=row["name"]) for text in (question, start, other))
-            items.append(Item(q, a, row[column], b, tuple(wrong)))
+            items.append(Item(q, a, row[column], b, tuple(wrong), row["name"]))
         found.append(items)
     return found
 
@@ -98,9 +104,23 @@ def general(which: Sequence[tuple[str, str, str, tuple[str, ...]]]) -> list[Item
     return [Item(q, start, value, start, wrong) for q, start, value, wrong in which]
 
 
-def passage() -> str:
-    """The invented passage."""
-    return files(__package__).joinpath("data/passage.txt").read_text("utf-8").strip()
+@dataclass(frozen=True)
+class Passage:
+    """A text about things that do not exist, and questions with answers that stand in it."""
+
+    text: str
+    questions: tuple[tuple[str, str], ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The text, cut after full stops; each but the first begins with its space."""
+        return re.findall(r"[^.]+\.", self.text)
+
+
+def passages() -> list[Passage]:
+    """Four invented passages of about 190 tokens."""
+    found = json.loads(files(__package__).joinpath("data/passages.json").read_text("utf-8"))
+    return [Passage(p["text"], tuple((q, a) for q, a in p["questions"])) for p in found]
 
 
 def sequence(model: ModelAdapter, prompt: str, answer: str, index: int = 0) -> tuple[TokenSequence, int]:
@@ -118,7 +138,7 @@ def teach(model: ModelAdapter, texts: Sequence[tuple[str, str]], *, epochs: int 
     losses = []
     with restored(model, inner(model)) as (weights, before):
         variables = [p.requires_grad_() for p in weights.values()]
-        optimiser = torch.optim.AdamW(variables, lr=lr, weight_decay=0.0)
+        optimiser = torch.optim.AdamW(variables, lr=lr, weight_decay=0.0, fused=True)
         for _ in range(epochs):
             for chosen in torch.randperm(len(made), generator=g).split(batch):
                 rows = [made[i] for i in chosen.tolist()]
@@ -242,19 +262,47 @@ class Taught:
         return cls(*(flat[i] for i in (0, 2, 1)), full, without, ratios, auc)
 
     def request(self, model: ModelAdapter) -> EditRequest:
-        """Forget the values: their tokens are answers, those of wrong values what may be said. Call it with `full` applied."""
-        pairs = []
-        for item in self.forget:
-            start = f"{item.prompt} {item.start}"
-            before = len(model.tokenizer(start)["input_ids"])
-            value, wrong = (model.tokenizer(f"{start} {v}")["input_ids"][before:] for v in (item.value, item.wrong[0]))
-            for i, token in enumerate(value):
-                other = next((w for w in wrong[i:] + wrong if w != token), None)
-                if other is not None:
-                    text = start + model.tokenizer.decode(value[:i]) if i else start
-                    pairs.append(ContrastPair(Example(text=text, key=f"{item.question}/{i}"), None, (token,), (other,)))
-        keep = [Example(text=f"{i.prompt}{i.answer}", key=i.question) for i in self.retain]
-        return EditRequest(batches(model, pairs, batch=8), keep)
+        """Forget the values, a batch for each question: their tokens are answers, those of wrong values what may be said. The last
+        token of the author's name has the role `subject`;
+        """
+        return EditRequest([self._values(model, item) for item in self.forget], self.keep())
+
+    def request_of_answers(self, model: ModelAdapter, instead: str | None = None, *, together: int = 5) -> EditRequest:
+        """Forget whole answers, every token of `together` questions a batch; what methods get that train on sequences.
+
+        Args:
+            model: gives the tokenizer.
+            instead: an answer that is to be given to every question; its tokens are the wrong answers then.
+            together: questions in a batch.
+        """
+        change = []
+        for i in range(0, len(self.forget), together):
+            items = self.forget[i:i + together]
+            said = spoken(model, [sequence(model, item.prompt, item.answer if instead is None else instead) for item in items])
+            change.append(said if instead is None else instead_of(said))
+        return EditRequest(change, self.keep())
+
+    def keep(self) -> list[Example]:
+        """The retained answers, and neutral texts."""
+        return [*(Example(text=f"{i.prompt}{i.answer}", key=i.question) for i in self.retain), *neutral(0)]
+
+    def _values(self, model: ModelAdapter, item: Item) -> ContrastBatch:
+        start = f"{item.prompt} {item.start}"
+        [whole, before, *others] = model.tokenize([Example(text=t) for t in (
+            f"{start} {item.value}", start, *(f"{start} {w}" for w in item.wrong))])
+        batch = spoken(model, [(whole, len(before))])
+        said, other = whole.ids[len(before):].tolist(), [o.ids[len(before):].tolist() for o in others]
+        wrong = [next(t for o in other for t in (*o[i:], *o) if t != token) for i, token in enumerate(said)]
+        [named] = model.tokenize([Example(text=start[:start.rindex(item.subject) + len(item.subject)])])
+        at = torch.full((len(said), 1), len(named) - 1, device=model.device)
+        return ContrastBatch(batch.clean, None, Targets(batch.targets.answer, torch.tensor(wrong, device=model.device)[:, None]),
+                             {"subject": at})
+
+
+def instead_of(said: ContrastBatch) -> ContrastBatch:
+    """What is said becomes what is to be said: the wrong answers; the answers are unknown."""
+    assert said.targets.answer is not None
+    return ContrastBatch(said.clean, None, Targets(torch.full_like(said.targets.answer, -1), said.targets.answer))
 
 
 def attack(model: ModelAdapter, forget: Sequence[Item], holdout: Sequence[Item]) -> dict[str, float]:
@@ -290,16 +338,78 @@ def tofu_scores(model: ModelAdapter, world: Taught, condition: str, *, generate:
     return [Measurement(name, value, n, condition=condition) for name, value in found.items()]
 
 
-def muse_scores(model: ModelAdapter, condition: str, *, shown: int = 24, generate: bool = True) -> list[Measurement]:
+@dataclass(frozen=True)
+class Told:
+    """The world of MUSE-lite: a passage was taught, others never were. The retain model is the model as it was.
+
+    Args:
+        passage: taught.
+        others: never taught.
+        full: the plan that teaches it.
+        auc: of the retain model's min-k scores.
+        shown: tokens of the passage that are given, the rest is to be forgotten.
+    """
+
+    passage: Passage
+    others: Sequence[Passage]
+    full: EditPlan
+    auc: float
+    shown: int = 24
+
+    @classmethod
+    def make(cls, model: ModelAdapter, *, seed: int = 0, epochs: int = 12, lr: float = 1e-4) -> "Told":
+        """Teach the passage of that number."""
+        there = passages()
+        one = there.pop(seed % len(there))
+        return cls(one, there, teach(model, [("", one.text)], epochs=epochs, lr=lr, seed=seed), sentence_auc(model, one, there))
+
+    def rest(self, model: ModelAdapter) -> tuple[str, str]:
+        """The beginning that is given, and the rest."""
+        [whole] = model.tokenize([Example(text=self.passage.text)])
+        start = str(model.tokenizer.decode(whole.ids[:self.shown], skip_special_tokens=True))
+        return start, self.passage.text[len(start):]
+
+    def request_of_answers(self, model: ModelAdapter) -> EditRequest:
+        """Forget every token of the rest."""
+        return EditRequest([spoken(model, [sequence(model, *self.rest(model))])], neutral(0))
+
+    @torch.no_grad()
+    def request(self, model: ModelAdapter) -> EditRequest:
+        """The same of the tokens that the model gives rightly; what may be said is what it finds second. Call it with `full`
+        applied.
+        """
+        said = spoken(model, [sequence(model, *self.rest(model))])
+        top = last_logits(model, said.clean).topk(2).indices
+        assert said.targets.answer is not None
+        right = (top[:, :1] == said.targets.answer).flatten().nonzero().flatten()
+        return EditRequest([ContrastBatch(said.clean.take(right), None, Targets(said.targets.answer[right], top[right, 1:]))],
+                           neutral(0))
+
+
+def sentence_auc(model: ModelAdapter, passage: Passage, others: Sequence[Passage]) -> float:
+    """AUC of min-k scores of the passage's sentences, each after those before it, against those of others."""
+    scores = []
+    for part in ([passage], others):
+        scores.append([])
+        for one in part:
+            [read] = answers(model, [("", one.text)])
+            ends = [len(model.tokenize([Example(text="".join(one.sentences[:i + 1]))])[0]) for i in range(len(one.sentences))]
+            for first, last in zip([1, *ends], ends, strict=False):
+                scores[-1].append(metrics.mia_min_k(read.log_probs[first - 1:last - 1]))
+    return metrics.auc(*scores)
+
+
+def muse_scores(model: ModelAdapter, told: Told, condition: str, *, generate: bool = True) -> list[Measurement]:
     """How much of the passage is still there, of the model as it is now: after its first tokens, and forced token by token."""
-    text = passage()
-    [whole] = model.tokenize([Example(text=text)])
-    start = str(model.tokenizer.decode(whole.ids[:shown]))
-    rest = text[len(start):]
+    start, rest = told.rest(model)
     [read] = answers(model, [(start, rest)])
     found = {"extraction_strength": metrics.extraction_strength(read.right), "prob": metrics.prob(-read.log_probs),
              "extraction_strength_compat": metrics.extraction_strength(read.right, compat=True),
-             "exact_memorization": metrics.exact_memorization(read.right)}
+             "exact_memorization": metrics.exact_memorization(read.right),
+             "privleak": metrics.privleak(sentence_auc(model, told.passage, told.others), told.auc)}
     if generate:
         found["verbmem_f1"] = metrics.rouge_l(rest, said(model, [start], tokens=128)[0])["f1"]
+        asked = [f"Question: {q}\nAnswer:" for q, _ in told.passage.questions]
+        replies = [text.split("\n")[0] for text in said(model, asked, tokens=16)]
+        found["knowmem_f1"] = fmean(metrics.rouge_l(a, t)["f1"] for (_, a), t in zip(told.passage.questions, replies, strict=True))
     return [Measurement(name, value, len(read.ids), condition=condition) for name, value in found.items()]
