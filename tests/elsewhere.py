@@ -5,11 +5,12 @@ there). What it cannot show is speed, and whatever a real device rounds otherwis
 the whole process, through an interface of PyTorch that is marked experimental: use it in a process of its own.
 """
 
+import os
 from functools import partial
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 VIEWS = ("select.int", "slice.Tensor", "unbind.int", "t", "transpose.int", "permute", "expand", "squeeze", "squeeze.dim",
          "squeeze.dims", "unsqueeze", "diagonal", "split.Tensor", "split_with_sizes", "unfold", "as_strided", "_unsafe_view",
@@ -63,7 +64,13 @@ def _call(op, *args, **kwargs):
                     v if home or not isinstance(v, torch.Tensor) else _before(v), out)
 
 
-_setup_privateuseone_for_python_backend("elsewhere")
+class _Devices(_DummyBackendModule):
+    def device_count(self):
+        """Under torchrun one for each process, all of which look alike."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+_setup_privateuseone_for_python_backend("elsewhere", _Devices())
 _all = torch.library.Library("_", "IMPL")
 _all.fallback(_call, "PrivateUse1")
 _some = torch.library.Library("aten", "IMPL")

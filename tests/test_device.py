@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from reprbasis.errors import CapabilityError, UserError
+from reprbasis.errors import UserError
+from reprbasis.runtime import distributed
 from reprbasis.runtime.device import usable
-from reprbasis.runtime.fit import _check_abilities
 
 
 def test_the_cpu_is_usable():
@@ -25,10 +24,69 @@ def test_unusable_devices_are_named(name):
         usable(name)
 
 
-def test_several_processes_train_on_the_cpu_only():
-    two = SimpleNamespace(count=2, parts=lambda axis: 1)
-    with pytest.raises(CapabilityError, match="2 processes train one dictionary on the CPU only, not on 'meta'"):
-        _check_abilities(SimpleNamespace(full_name="any"), frozenset(), two, torch.device("meta"), "float32")
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this process the second of two that torchrun started on a machine with some GPUs."""
+    def make(gpus):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch, "empty", lambda *shape, device: None)
+
+    return make
+
+
+@pytest.mark.parametrize("gpus", [2, 8])
+def test_each_process_of_a_machine_takes_its_own_gpu(machine, gpus):
+    machine(gpus)
+    assert usable("cuda") == torch.device("cuda:1")
+    assert usable("cpu") == torch.device("cpu")
+
+
+def test_one_process_on_each_machine_takes_the_gpu_that_is_named(machine, monkeypatch):
+    machine(4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert usable("cuda:3") == torch.device("cuda:3")
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "cuda:1"])
+def test_processes_that_would_share_a_numbered_gpu_are_told(machine, name):
+    machine(2)
+    with pytest.raises(UserError, match=f"2 processes run on this machine and all would use '{name}'\n  -> write device: cuda,"):
+        usable(name)
+
+
+def test_more_processes_than_gpus_are_told(machine):
+    machine(1)
+    with pytest.raises(UserError, match=r"which shows them 1 of the device 'cuda'\n  -> .*--nproc-per-node 1\)"):
+        usable("cuda")
+
+
+def test_processes_on_a_machine_without_a_gpu_are_told_so(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="the device 'cuda' cannot be used here"):
+        usable("cuda")
+
+
+@pytest.mark.parametrize(("name", "library"), [("cpu", None), ("cuda", "nccl"), ("xpu", "xccl"), ("mps", None), ("meta", None)])
+def test_devices_talk_by_their_own_library_or_through_the_cpu(monkeypatch, name, library):
+    monkeypatch.setattr(distributed.dist, "is_backend_available", lambda backend: True)
+    assert distributed._library(torch.device(name)) == library
+    monkeypatch.setattr(distributed.dist, "is_backend_available", lambda backend: False)
+    assert distributed._library(torch.device(name)) is None
+
+
+def test_a_library_that_fails_is_quoted(monkeypatch):
+    monkeypatch.setattr(distributed.signal, "signal", lambda *args: None)
+
+    def fail():
+        raise distributed.dist.DistBackendError("NCCL error: invalid usage\nmore")
+
+    with pytest.raises(distributed.LostRankError, match=r"cannot exchange tensors .*: NCCL error: invalid usage\n  -> look"):
+        distributed._talk(fail)
 
 
 @pytest.mark.real

@@ -21,7 +21,7 @@ class HFConfig(ComponentConfig):
     norms run in float32 even so: float64 is good to about 1e-6."""
 
     device: str = "cpu"
-    """Where the weights go, for example cpu or cuda:0. Never chosen for you."""
+    """Where the weights go, for example cpu or cuda (under torchrun each process's own GPU). Never chosen for you."""
 
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel: PyTorch's fused one, or plain matrix products."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -9,19 +11,37 @@ from ..errors import UserError
 
 
 def usable(name: str) -> torch.device:
-    """The device of that name.
+    """The device of that name that this process is to use.
+
+    Of the processes that torchrun starts on a machine each takes a device of its own: for them `cuda` is the GPU with the number
+    of the process (LOCAL_RANK). The CPU is shared.
 
     Raises:
-        UserError: this PyTorch knows no such device, or the machine has none.
+        UserError: this PyTorch knows no such device, or the machine has none, or not one for each process.
     """
     try:
-        device = torch.device(name)
+        device = _own(torch.device(name))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         told = str(error).partition("\n")[0]
         raise UserError(f"the device '{name}' cannot be used here: {told}",
                         do="write device: cpu, or cuda:0 on a machine that has one, with a PyTorch built for it") from error
     return device
+
+
+def _own(device: torch.device) -> torch.device:
+    """This process's device of the kind asked for."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cpu" or processes == 1:
+        return device
+    if device.index is not None:
+        raise UserError(f"{processes} processes run on this machine and all would use '{device}'",
+                        do=f"write device: {device.type}, without a number: each process then takes its own")
+    count = torch.get_device_module(device.type).device_count()
+    if 0 < count < processes:
+        raise UserError(f"{processes} processes run on this machine, which shows them {count} of the device '{device.type}'",
+                        do=f"start one process for each (torchrun --nproc-per-node {count}), or write device: cpu")
+    return torch.device(device.type, int(os.environ["LOCAL_RANK"]))
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -10,6 +10,10 @@ and gradients are those of one process up to rounding. Rank 0 alone writes artif
     gradients, along rows                                                                     P / W
 
 Without torchrun there is one rank and every sum is the identity.
+
+Tensors on the CPU are exchanged by gloo; those of another device by its own library where PyTorch has one (NCCL for CUDA), and
+through the CPU where it has none. A whole dictionary (before it is divided, in checkpoints, once it is joined) lies on the CPU:
+it must fit the machine's memory, not a device's.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +34,17 @@ from torch import Tensor
 from ..errors import ReprBasisError, UserError
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
     from ..interfaces.learner import Dictionary
 
+AXES = ("rows", "latents")
+CPU = torch.device("cpu")
 WAIT = timedelta(days=30)
-"""How long a rank waits for the others; a rank that ends is noticed at once, whatever this says."""
+"""How long a rank waits for the others, of which the first may work alone for hours; gloo notices at once if one ends."""
+WAIT_DEVICE = timedelta(minutes=10)
+"""How long an exchange between devices may take before its library ends the process: ranks that train are in step."""
 
 
 RESUME = ("look above for its message, or in the system's log if it was killed (memory?); "
@@ -52,9 +61,11 @@ class Ranks:
 
     Args:
         mesh: the grid, axes `rows` and `latents`; None: one process alone.
+        direct: the groups that exchange tensors of another device directly, by type of device and axis.
     """
 
     mesh: DeviceMesh | None = None
+    direct: Mapping[tuple[str, str], ProcessGroup] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -93,19 +104,14 @@ class Ranks:
         Along `rows` it is multiplied by their number, because `average_gradients` divides by it: so what comes from a rank's
         own rows adds up, and what every rank computes alike counts once.
         """
-        if self.mesh is None or self.parts(axis) == 1:
+        if self.parts(axis) == 1:
             return value
-        factor = self.parts(axis) if axis == "rows" else 1
-        out: Tensor = _Sum.apply(value, self.mesh.get_group(axis), factor)  # type: ignore[no-untyped-call]
+        out: Tensor = _Sum.apply(value, self, axis)  # type: ignore[no-untyped-call]
         return out
 
     def largest(self, value: Tensor, axis: str) -> Tensor:
         """The largest value over the ranks of an axis, entry by entry; no gradient."""
-        if self.mesh is None or self.parts(axis) == 1:
-            return value
-        out = value.detach().clone()
-        _talk(dist.all_reduce, out, op=dist.ReduceOp.MAX, group=self.mesh.get_group(axis))
-        return out
+        return value if self.parts(axis) == 1 else self._reduced(value.detach().clone(), axis, dist.ReduceOp.MAX)
 
     def any(self, value: Tensor, axis: str) -> Tensor:
         """Bool tensors: whether it is true on some rank of an axis."""
@@ -113,36 +119,47 @@ class Ranks:
 
     def gathered(self, value: Tensor, axis: str) -> list[Tensor]:
         """The tensors of all ranks of an axis, in order, which may differ in length; no gradient."""
-        if self.mesh is None or self.parts(axis) == 1:
+        if self.parts(axis) == 1:
             return [value]
-        group, mine = self.mesh.get_group(axis), torch.tensor(len(value))
-        sizes = [torch.empty_like(mine) for _ in range(self.parts(axis))]
-        _talk(dist.all_gather, sizes, mine, group=group)
-        longest = max(map(int, sizes))
-        padded = value.new_zeros(longest, *value.shape[1:])
+        sizes = [int(size) for size in self._all(torch.tensor(len(value)), axis)]
+        padded = value.new_zeros(max(sizes), *value.shape[1:])
         padded[:len(value)] = value.detach()
-        out = [torch.empty_like(padded) for _ in sizes]
-        _talk(dist.all_gather, out, padded, group=group)
-        return [part[:int(size)] for part, size in zip(out, sizes, strict=True)]
+        return [part[:size] for part, size in zip(self._all(padded, axis), sizes, strict=True)]
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Average the gradients over the ranks that saw other rows, see `sum`."""
-        if self.mesh is not None and self.parts("rows") > 1:
+        if self.parts("rows") > 1:
             for p in parameters:
                 if p.grad is not None:
-                    _talk(dist.all_reduce, p.grad, group=self.mesh.get_group("rows"))
-                    p.grad.div_(self.parts("rows"))
+                    self._reduced(p.grad, "rows").div_(self.parts("rows"))
+
+    def _reduced(self, value: Tensor, axis: str, how: Any = dist.ReduceOp.SUM) -> Tensor:
+        """`value` itself, which becomes the sum (or the like) over the ranks of an axis."""
+        there, group = self._meet(value, axis)
+        _talk(dist.all_reduce, there, op=how, group=group)
+        return value.copy_(there)
+
+    def _all(self, value: Tensor, axis: str) -> list[Tensor]:
+        """The tensors of all ranks of an axis, which have one shape."""
+        there, group = self._meet(value, axis)
+        out = [torch.empty_like(there) for _ in range(self.parts(axis))]
+        _talk(dist.all_gather, out, there, group=group)
+        return [part.to(value.device) for part in out]
+
+    def _meet(self, value: Tensor, axis: str) -> tuple[Tensor, ProcessGroup]:
+        """What is exchanged, and in which group: the tensor, or a copy on the CPU if its device has no library for that."""
+        assert self.mesh is not None
+        group = self.direct.get((value.device.type, axis))
+        return (value.cpu(), self.mesh.get_group(axis)) if group is None else (value, group)
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce whose result every rank goes on with alike: the gradient comes back as it is, times `factor`."""
+    """All-reduce whose result every rank goes on with alike: the gradient comes back as it is (along `rows`, see `Ranks.sum`)."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, group: Any, factor: int) -> Tensor:
-        ctx.factor = factor
-        out = value.detach().clone(memory_format=torch.contiguous_format)
-        _talk(dist.all_reduce, out, group=group)
-        return out
+    def forward(ctx: Any, value: Tensor, ranks: Ranks, axis: str) -> Tensor:
+        ctx.factor = ranks.parts(axis) if axis == "rows" else 1
+        return ranks._reduced(value.detach().clone(memory_format=torch.contiguous_format), axis)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -152,10 +169,11 @@ class _Sum(torch.autograd.Function):
 class Divided:
     """A dictionary in training whose latents are divided along the `latents` axis (torch.distributed.tensor).
 
-    Its tensors are replaced by this rank's parts; learners compute with these and exchange sums (`kits.sparse.Codes`).
+    Its tensors are replaced by this rank's parts; learners compute with these and exchange sums (`kits.sparse.Codes`). Divide on
+    the CPU, then move the dictionary to its device: so no device holds more than a part.
 
     Args:
-        dictionary: whole, the same on every rank.
+        dictionary: whole, on the CPU, the same on every rank.
         ranks: the grid.
     """
 
@@ -167,7 +185,7 @@ class Divided:
             value.data = self.part(name, value.data)
 
     def part(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a tensor shaped like the entry `name`."""
+        """This rank's part of a CPU tensor shaped like the entry `name`."""
         if self.ranks.mesh is None or name not in self.axes:
             return whole
         from torch.distributed.tensor import Shard, distribute_tensor
@@ -176,14 +194,14 @@ class Divided:
         return shared.to_local().clone()
 
     def whole(self, name: str, part: Tensor) -> Tensor:
-        """The tensor from the parts of all ranks, each of which must call this."""
+        """The tensor from the parts of all ranks, each of which must call this; if it is divided at all, on the CPU."""
         if self.ranks.mesh is None or name not in self.axes:
             return part
         from torch.distributed.tensor import DTensor, Shard
 
         shape = self.shapes[name]
-        shared = DTensor.from_local(part, self.ranks.mesh["latents"], [Shard(self.axes[name])], run_check=False, shape=shape,
-                                    stride=torch.empty(shape, device="meta").stride())
+        shared = DTensor.from_local(part.cpu(), self.ranks.mesh["latents"], [Shard(self.axes[name])], run_check=False,
+                                    shape=shape, stride=torch.empty(shape, device="meta").stride())
         out: Tensor = _talk(shared.full_tensor)
         return out
 
@@ -196,7 +214,8 @@ class Divided:
         self.dictionary.load_state_dict({name: self.part(name, value) for name, value in state.items()})
 
     def join(self) -> None:
-        """Make the dictionary whole again."""
+        """Make the dictionary whole again, on the CPU."""
+        self.dictionary.cpu()
         for name, value in self._tensors():
             value.data = self.whole(name, value.data)
 
@@ -226,8 +245,12 @@ def current() -> Ranks:
 
 
 @contextmanager
-def grid(latents: int = 1) -> Iterator[Ranks]:
+def grid(latents: int = 1, device: torch.device = CPU) -> Iterator[Ranks]:
     """Let all ranks work together: `latents` of them share a dictionary, and groups of these share the rows.
+
+    Args:
+        latents: ranks that share a dictionary.
+        device: of this rank, where the tensors lie that it exchanges; they may lie on the CPU too.
 
     Raises:
         UserError: the number of processes cannot be divided by `latents`.
@@ -242,12 +265,31 @@ def grid(latents: int = 1) -> Iterator[Ranks]:
         return
     from torch.distributed.device_mesh import init_device_mesh
 
-    mesh = init_device_mesh("cpu", (world // latents, latents), mesh_dim_names=("rows", "latents"))
-    before, _ranks = _ranks, Ranks(mesh)
+    mesh = init_device_mesh("cpu", (world // latents, latents), mesh_dim_names=AXES)
+    direct = {}
+    if library := _library(device):
+        for axis, groups in zip(AXES, (mesh.mesh.T.tolist(), mesh.mesh.tolist()), strict=True):
+            if len(groups[0]) > 1:
+                mine, _ = dist.new_subgroups_by_enumeration(groups, WAIT_DEVICE, library)  # type: ignore[no-untyped-call]
+                direct[device.type, axis] = mine
+    before, _ranks = _ranks, Ranks(mesh, direct)
     try:
         yield _ranks
     finally:
         _ranks = before
+    for group in direct.values():
+        dist.destroy_process_group(group)
+
+
+def _library(device: torch.device) -> str | None:
+    """The library by which processes exchange tensors of this device; None: there is none, or it is the CPU."""
+    if device.type == "cpu":
+        return None
+    try:
+        name: str = dist.get_default_backend_for_device(device)
+    except ValueError:
+        return None
+    return name if name != "gloo" and dist.is_backend_available(name) else None
 
 
 @contextmanager
@@ -297,7 +339,11 @@ def _lost(message: str) -> LostRankError:
 
 def _talk(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call something that needs the other ranks."""
+    rank = os.environ.get("RANK", "0")
     try:
         return call(*args, **kwargs)
+    except dist.DistBackendError as error:  # of a device's library, which has other reasons too
+        told = str(error).partition("\n")[0]
+        raise _lost(f"rank {rank} cannot exchange tensors with the others, perhaps because one has ended: {told}") from error
     except (RuntimeError, dist.DistError) as error:
-        raise _lost(f"another process of this run has ended, so rank {os.environ.get('RANK', '0')} stops") from error
+        raise _lost(f"another process of this run has ended, so rank {rank} stops") from error

@@ -117,7 +117,8 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
 
     Under torchrun every process calls this with the same arguments and gets the same basis: the rows of each step are divided
     over the processes, or over groups of `shards` processes that divide the latents. The result is that of one process up to
-    rounding, and a checkpoint may be resumed by another number of processes.
+    rounding, and a checkpoint may be resumed by another number of processes. Every process makes the whole dictionary in the
+    machine's memory; its device holds its part of the latents alone.
 
     Args:
         learner: the kind of dictionary.
@@ -135,11 +136,12 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
             shares counts once.
         only: train on tokens that carry all of these flags, or with `!` do not: `["thinking"]`, `["!image", "!special"]`.
             Normalisers know all tokens.
-        log_every: steps between log lines; the only points where the loop waits for the device.
+        log_every: steps between log lines.
         checkpoint_seconds: time between checkpoints (only with `folder`).
         shards: processes that share the latents of the dictionary (only under torchrun).
-        device: where the dictionary is trained, for example cpu or cuda:0; never chosen for you. It starts the same on every
-            device, and the result comes back to the CPU; a checkpoint may be resumed on another device.
+        device: where the dictionary is trained, for example cpu or cuda; never chosen for you. Under torchrun `cuda` gives each
+            process its own GPU. Training starts the same on every device, and the result comes back to the CPU; a checkpoint may
+            be resumed on another device.
         products: number format of the large matrix products (see `runtime.products`); the rest stays float32.
         seed: fixes data order, initialisation and the learner's randomness.
         folder: where checkpoints are kept and looked for; None: none.
@@ -147,11 +149,11 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
         capabilities: recorded in the basis; None: asked of the registry.
 
     Raises:
-        CapabilityError: under torchrun, a learner whose rows or latents cannot be divided, or a device other than the CPU;
-            products in bfloat16 of a learner that does not provide `bfloat16-products`.
+        CapabilityError: under torchrun, a learner whose rows or latents cannot be divided; products in bfloat16 of a learner that
+            does not provide `bfloat16-products`.
         DataError: fewer rows than two batches, or no token with the flags asked for.
         NumericsError: a loss term is NaN or infinite; names the step and the term.
-        UserError: this machine has no such device.
+        UserError: this machine has no such device, or under torchrun not one for each process.
     """
     place = usable(device)
     chosen = activations.select(sites if isinstance(sites, str) else list(sites))
@@ -172,7 +174,7 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
 
         capabilities = frozenset(default_registry().component("learner", learner.full_name).component.provides
                                  if learner.full_name else ())
-    dictionary = learner.start(stats, generator).to(place)
+    dictionary = learner.start(stats, generator)
     dictionary.train()
     width = dictionary.d_dict
     peak = learner.learning_rate(width) if lr is None else lr
@@ -185,9 +187,10 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
     watched = "sparse-latents" in capabilities
 
     shown = (progress or Silent()).task("learn", total=rows, unit="rows")
-    with distributed.grid(shards) as ranks, using(products), shown as task:
-        _check_abilities(learner, capabilities, ranks, place, products)
-        divided = distributed.Divided(dictionary, ranks)
+    with distributed.grid(shards, place) as ranks, using(products), shown as task:
+        _check_abilities(learner, capabilities, ranks, products)
+        divided = distributed.Divided(dictionary, ranks)  # on the CPU: the device may be too small for the whole
+        dictionary.to(place)
         parameters = {name: p for name, p in dictionary.named_parameters() if p.requires_grad}
         optimiser, factors = _optimiser(learner, dictionary, peak)
         if checkpoint is not None and (checkpoint / "state.json").is_file():
@@ -234,12 +237,9 @@ def fit(learner: DictionaryLearner[Any], activations: Activations, *, rows: int,
 
 
 def _check_abilities(learner: DictionaryLearner[Any], capabilities: frozenset[str], ranks: distributed.Ranks,
-                     place: torch.device, products: Format) -> None:
+                     products: Format) -> None:
     if products != "float32" and "bfloat16-products" not in capabilities:
         raise CapabilityError(f"the learner '{learner.full_name}' takes its products in float32 only", do="leave out `products`")
-    if ranks.count > 1 and place.type != "cpu":
-        raise CapabilityError(f"{ranks.count} processes train one dictionary on the CPU only, not on '{place}'",
-                              do="use device: cpu, or one process (without torchrun)")
     for axis in ("rows", "latents"):
         if ranks.parts(axis) > 1 and f"divisible-{axis}" not in capabilities:
             do = "learn in one process, without torchrun" if axis == "rows" else "use shards: 1"

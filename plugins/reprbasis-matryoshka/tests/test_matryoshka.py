@@ -50,7 +50,7 @@ def test_one_prefix_is_batchtopk(monkeypatch):
     learner.config = MatryoshkaConfig(width=48, k=3, prefixes=(1.0,), aux=0)
     error = learner.loss(d, rows, info)["reconstruction"]
     spread = (rows.x - rows.x.mean(0)).square().sum(1).mean()
-    assert float(error) == pytest.approx(float(info.scratch["fvu"] * spread / d.state.variance))
+    assert float(error.detach()) == pytest.approx(float(info.scratch["fvu"] * spread / d.state.variance))
 
 
 @pytest.mark.parametrize("options", [{"prefixes": (0.5, 0.25, 1.0)}, {"prefixes": (0.5,)}, {"weights": (1, 2)}, {"prefixes": ()},

@@ -73,7 +73,7 @@ class LearnConfig(ComponentConfig):
     """Under torchrun: processes that share the latents; their number divides that of all processes, the rest divide the rows."""
     # what was learned before there was this choice is still reused: a default is no part of the fingerprint
     device: str = Field("cpu", exclude_if=lambda name: name == "cpu")
-    """Where the dictionary is trained, for example cpu or cuda:0. Never chosen for you."""
+    """Where the dictionary is trained, for example cpu or cuda (under torchrun each process's own GPU). Never chosen for you."""
     products: Literal["float32", "bfloat16"] = Field("float32", exclude_if=lambda name: name == "float32")
     """Number format of the large matrix products; the rest stays float32. bfloat16 is faster where the processor has it."""
     seed: int | None = Field(None, ge=0)
