@@ -14,7 +14,7 @@ def usable(name: str) -> torch.device:
     """The device of that name that this process is to use.
 
     Of the processes that torchrun starts on a machine each takes a device of its own: for them `cuda` is the GPU with the number
-    of the process (LOCAL_RANK). The CPU is shared.
+    of the process (LOCAL_RANK), and any other is refused. The CPU is shared.
 
     Raises:
         UserError: this PyTorch knows no such device, or the machine has none, or not one for each process.
@@ -31,17 +31,17 @@ def usable(name: str) -> torch.device:
 
 def _own(device: torch.device) -> torch.device:
     """This process's device of the kind asked for."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device.type == "cpu" or processes == 1:
+    processes, mine = (int(os.environ.get(f"LOCAL_{name}", default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    if device.type == "cpu" or processes == 1 or device.index == mine:
         return device
     if device.index is not None:
-        raise UserError(f"{processes} processes run on this machine and all would use '{device}'",
+        raise UserError(f"{processes} processes run on this machine, and '{device}' is not for process {mine}",
                         do=f"write device: {device.type}, without a number: each process then takes its own")
     count = torch.get_device_module(device.type).device_count()
     if 0 < count < processes:
         raise UserError(f"{processes} processes run on this machine, which shows them {count} of the device '{device.type}'",
                         do=f"start one process for each (torchrun --nproc-per-node {count}), or write device: cpu")
-    return torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+    return torch.device(device.type, mine)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
