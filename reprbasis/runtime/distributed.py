@@ -205,12 +205,8 @@ class Divided:
         out: Tensor = _talk(shared.full_tensor)
         return out
 
-    def state(self) -> dict[str, Tensor]:
-        """The `state_dict()` of the whole dictionary."""
-        return {name: self.whole(name, value) for name, value in self.dictionary.state_dict().items()}
-
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`."""
+        """Take over the `state_dict()` of a whole dictionary."""
         self.dictionary.load_state_dict({name: self.part(name, value) for name, value in state.items()})
 
     def join(self) -> None:

@@ -306,19 +306,24 @@ def _line(sums: Mapping[str, Tensor], step: int, every: int, batch: int) -> dict
 def _checkpoint(folder: Path, step: int, history: list[dict[str, float]], sums: Mapping[str, Tensor],
                 divided: distributed.Divided, optimiser: torch.optim.Adam, generator: torch.Generator,
                 mixing: MixingBuffer) -> None:
-    """Every rank takes part, rank 0 writes. The tensors are whole, however the dictionary was divided."""
-    state = {f"dictionary/{name}": value for name, value in divided.state().items()}
+    """Every rank takes part, rank 0 keeps and writes. The tensors are whole, however the dictionary was divided."""
     names = _names(optimiser, divided.dictionary)
+    parts = [(f"dictionary/{name}", name, value) for name, value in divided.dictionary.state_dict().items()]
     for index, slots in optimiser.state_dict()["state"].items():
-        state |= {f"optimiser/{index}/{k}": divided.whole(names[index], v) if v.ndim else v for k, v in slots.items()}
+        parts += [(f"optimiser/{index}/{k}", names[index], v) for k, v in slots.items()]
+    state = {}
+    for key, name, part in parts:
+        whole = divided.whole(name, part) if part.ndim else part
+        if not divided.ranks.rank:
+            state[key] = whole.to("cpu", copy=True)
     if divided.ranks.rank:
         return
-    state |= {f"buffer/{k}": v for k, v in mixing.state().items()}
+    state |= {f"buffer/{k}": v.clone() for k, v in mixing.state().items()}
     state |= {f"sums/{k}": v for k, v in sums.items()}
     state["generator"] = generator.get_state()
-    with new_folder(folder) as part:
-        write_tensors(part / "state.safetensors", {k: v.clone() for k, v in state.items()})
-        write_json(part / "state.json", {"step": step, "history": history})
+    with new_folder(folder) as place:
+        write_tensors(place / "state.safetensors", state)
+        write_json(place / "state.json", {"step": step, "history": history})
 
 
 def _names(optimiser: torch.optim.Adam, dictionary: Dictionary) -> list[str]:
