@@ -10,7 +10,7 @@ import torch
 
 import reprbasis as rb
 from reprbasis.interfaces.evaluator import EvaluationInputs
-from reprbasis.interfaces.tokens import Example
+from reprbasis.interfaces.tokens import Example, Message
 from reprbasis.sites import Site
 from reprbasis.testing.activations import activations_of
 from reprbasis.testing.planted import Planted
@@ -61,7 +61,7 @@ def resumed(folder):
 
 
 def measured(folder):
-    """FVU and divergence with model and basis on each device."""
+    """FVU and divergence with model and basis trained on each device."""
     found = {}
     for device in ("cpu", "elsewhere"):
         model = rb.create("model", "qwen", checkpoint="tiny-qwen3", device=device)
@@ -75,7 +75,30 @@ def measured(folder):
     return found
 
 
+EVALUATORS = {
+    "fast": {"tokens": 60, "sequence_tokens": 32, "resamples": 100}, "entropy": {"tokens": 90},
+    "steering": {"alphas": [0.2], "latents": 1, "random_latents": 1, "random_directions": 1, "max_prompts": 2, "max_new": 4,
+                 "rounds": 1, "resamples": 100},
+    "interpret": {"text": "train", "window": 4, "shown": 2, "tests": 2, "features": 6, "resamples": 100},
+}
+
+
+def judged(folder):
+    """All that each evaluator measures, one basis on both devices."""
+    models = {device: rb.create("model", "qwen", checkpoint="tiny-qwen3", device=device) for device in ("cpu", "elsewhere")}
+    texts = [Example(messages=(Message("user", f"{n} birds saw the {word} cat"), Message("assistant", f"the {word} cat saw {n}")))
+             for n in range(10) for word in ("old", "small", "red")]
+    acts = rb.harvest(models["cpu"], texts, sites=["resid.1", "resid.2"], held_out=0.25, tokens=900, folder=folder / "judged")
+    basis = rb.fit(rb.create("learner", "jumprelu", width=64), acts, rows=20 * 128, batch=128)
+    found = {}
+    for name, options in EVALUATORS.items():
+        evaluator = rb.create("evaluator", name, **options)
+        found[name] = {device: [m.value for m in evaluator.evaluate(EvaluationInputs(model, basis.to(model.device), acts)).measurements]
+                       for device, model in models.items()}
+    return found
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         print(json.dumps({"learners": learners(Path(place)), "resumed": resumed(Path(place)),
-                          "measured": measured(Path(place))}))
+                          "measured": measured(Path(place)), "judged": judged(Path(place))}))

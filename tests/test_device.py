@@ -100,3 +100,7 @@ def test_what_is_trained_and_measured_elsewhere_is_what_is_here():
     assert max(found["learners"].values()) < 1e-5, found["learners"]
     assert found["resumed"] < 1e-5
     assert found["measured"]["elsewhere"] == pytest.approx(found["measured"]["cpu"], abs=1e-4)
+    assert len(found["judged"]) == 4
+    for name, values in found["judged"].items():
+        assert len(values["cpu"]) > 20, name
+        assert values["elsewhere"] == pytest.approx(values["cpu"], abs=1e-4, rel=1e-4, nan_ok=True), name

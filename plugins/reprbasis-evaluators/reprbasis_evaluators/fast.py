@@ -125,9 +125,9 @@ def by_dialogue(error: Tensor, owner: Tensor, resamples: int = 2000) -> Estimate
         owner: [N] its dialogue.
         resamples: bootstrap draws over dialogues.
     """
-    labels, member = torch.unique(owner, return_inverse=True)
+    labels, member = torch.unique(owner.cpu(), return_inverse=True)
     zero = torch.zeros(len(labels), dtype=torch.float64)
-    each = zero.index_add(0, member, error.double()) / torch.bincount(member)
+    each = zero.index_add(0, member, error.cpu().double()) / torch.bincount(member)
     return mean(each, torch.arange(len(labels)), resamples=resamples)
 
 

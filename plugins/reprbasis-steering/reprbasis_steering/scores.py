@@ -81,9 +81,8 @@ def loss(model, sequences):
     """[B] mean cross-entropy of each continuation under the model as it is, nats per token; its exponential is the perplexity."""
     batch, inside = laid_out(model, sequences)
     logits = model.forward(batch).logits
-    each = torch.zeros(inside.shape)
-    each[inside] = torch.nn.functional.cross_entropy(logits[inside].float(), batch.ids.roll(-1, 1)[inside], reduction="none")
-    return each.sum(1) / inside.sum(1)
+    following = batch.ids.roll(-1, 1)[inside]
+    return _means(torch.nn.functional.cross_entropy(logits[inside].float(), following, reduction="none"), inside)
 
 
 def divergence(model, sequences, logits, edits):
@@ -93,9 +92,14 @@ def divergence(model, sequences, logits, edits):
     """
     batch, inside = laid_out(model, sequences)
     other = model.forward(batch, edits=edits).logits[inside].float().log_softmax(-1)
-    each = torch.zeros(inside.shape)
-    each[inside] = (logits.exp() * (logits - other)).sum(-1)
-    return each.sum(1) / inside.sum(1)
+    return _means((logits.exp() * (logits - other)).sum(-1), inside)
+
+
+def _means(values, inside):
+    """[B] means of `values`, which lie at the positions `inside` [B, T]; on the CPU."""
+    each = values.new_zeros(inside.shape)
+    each[inside] = values
+    return (each.sum(1) / inside.sum(1)).cpu()
 
 
 def reference(model, sequences):
