@@ -93,8 +93,8 @@ def judged(folder):
     found = {}
     for name, options in EVALUATORS.items():
         evaluator = rb.create("evaluator", name, **options)
-        found[name] = {device: [m.value for m in evaluator.evaluate(EvaluationInputs(model, basis.to(model.device), acts)).measurements]
-                       for device, model in models.items()}
+        inputs = {device: EvaluationInputs(model, basis.to(model.device), acts) for device, model in models.items()}
+        found[name] = {device: [m.value for m in evaluator.evaluate(view).measurements] for device, view in inputs.items()}
     return found
 
 
