@@ -56,6 +56,10 @@ def main(out):
         with patched(distributed, "_library", lambda device: "gloo"):  # as if devices talked: groups of their own
             for way, shards in (("rows", 1), ("latents", ranks.count)):
                 found["topk", f"direct {way}"] = compared(alone["topk"], learn("topk", shards), ranks)
+        with distributed.grid() as both:
+            for length in (0, 1):  # at most: of different lengths, and all empty
+                mine = torch.full((length * ranks.rank, 2), 7.0, device="elsewhere")
+                assert [len(part) for part in both.gathered(mine, "rows")] == [0, length]
         with distributed.apart():
             alone = {name: learn(name, rows=1000) for name in (*ELSEWHERE, "jumprelu")}
         for way, shards in (("latents", ranks.count), ("rows", 1)):

@@ -122,6 +122,8 @@ class Ranks:
         if self.parts(axis) == 1:
             return [value]
         sizes = [int(size) for size in self._all(torch.tensor(len(value)), axis)]
+        if not any(sizes):
+            return [value.detach()] * len(sizes)
         padded = value.new_zeros(max(sizes), *value.shape[1:])
         padded[:len(value)] = value.detach()
         return [part[:size] for part, size in zip(self._all(padded, axis), sizes, strict=True)]
