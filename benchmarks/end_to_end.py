@@ -61,8 +61,12 @@ def theirs(args):
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAEConfig
 
     import reprbasis as rb
+    from reprbasis.runtime.products import Linear
 
     model = rb.create("model", "llama", checkpoint="smollm2-135m-instruct", dtype=args.dtype, device=args.device)
+    for module in model.network.modules():  # as Transformers loads it: without our kernels
+        if type(module) is Linear:
+            module.__class__ = torch.nn.Linear
     hook = f"model.layers.{args.layers[0]}"
     proxy = HookedProxyLM(model.network, model.tokenizer, hook_names=[hook])
     spent = [0.0]

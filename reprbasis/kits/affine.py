@@ -24,6 +24,7 @@ from torch.nn.functional import normalize, relu
 from ..errors import ArtifactError, ShapeError
 from ..interfaces.learner import ActivationStats, Dictionary, DictionaryLearner, Rows, StepInfo
 from ..runtime import distributed
+from ..runtime.products import linear
 from .affine_config import AffineConfig
 from .sparse import Codes, Scratch, codes_topk
 
@@ -86,10 +87,10 @@ class AffineDictionary(Dictionary):
         """Pre-activations [..., K] -> codes [..., K]."""
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.activate(x @ self.W_enc.T + self.b_enc)
+        return self.activate(linear(x, self.W_enc, self.b_enc))
 
     def decode(self, z: Tensor) -> Tensor:
-        return z @ self.W_dec + self.b_dec
+        return linear(z, self.W_dec.T, self.b_dec)
 
     def directions(self) -> Tensor:
         return self.W_dec

@@ -19,6 +19,7 @@ from ..errors import CapabilityError, DataError
 from ..interfaces.metric import Targets
 from ..interfaces.model import AttentionWeights, MLPWeights, ModelAdapter, Unembedding
 from ..interfaces.tokens import TokenBatch
+from ..runtime.products import linear
 from ..sites import Site
 
 
@@ -29,7 +30,7 @@ def stream_before(layer: int) -> Site:
 
 def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """Per-head projection: [heads, E, D], [heads, E] or None, [..., D] -> [heads, ..., E]."""
-    out = torch.einsum("...d,hed->h...e", x, weight)
+    out = linear(x, weight.flatten(0, 1)).view(*x.shape[:-1], *weight.shape[:2]).movedim(-2, 0)
     return out if bias is None else out + bias.view(bias.shape[0], *[1] * (x.ndim - 1), -1)
 
 
@@ -114,13 +115,15 @@ def heads_in_context(weights: AttentionWeights, x: Tensor, batch: TokenBatch, at
 
 def neurons(weights: MLPWeights, normed: Tensor) -> Tensor:
     """Activations of an MLP's neurons, the input of its output matrix: normed input [..., D] -> [..., M]."""
-    def affine(matrix: Tensor, bias: Tensor | None) -> Tensor:
-        return normed @ matrix.T if bias is None else normed @ matrix.T + bias
-
-    up = affine(weights.W_in, weights.b_in)
+    up = linear(normed, weights.W_in, weights.b_in)
     if weights.W_gate is None:
         return weights.activation(up)
-    return weights.activation(affine(weights.W_gate, weights.b_gate)) * up
+    return weights.activation(linear(normed, weights.W_gate, weights.b_gate)) * up
+
+
+def logits_of(out: Unembedding, x: Tensor) -> Tensor:
+    """[..., D] last stream -> [..., V] logits."""
+    return linear(out.norm(x), out.weight, out.bias)
 
 
 def answer_rows(matrix: Tensor, targets: Targets) -> Tensor:

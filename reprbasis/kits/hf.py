@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -38,6 +39,7 @@ from ..interfaces.model import (
 )
 from ..interfaces.tokens import Example, Message, TokenBatch, TokenSequence
 from ..runtime.device import usable
+from ..runtime.products import hasten
 from ..sites import Site
 from .hf_config import HFConfig
 from .hf_files import Checkpoint, conversion_target, converted, locate, quiet
@@ -80,6 +82,7 @@ class HFAdapter(ModelAdapter[C]):
         with quiet():
             self.network = self.load_network(folder).eval().requires_grad_(False).to(device)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        hasten(self.network)
         self._encoder = Encoder(self._tokenizer, thinking=self.thinking, template=self.template_options(),
                                 parts="image" in self.info.modalities)
         self._blocks: Sequence[nn.Module] = list(part(self.network, self.layout.blocks))
@@ -251,8 +254,12 @@ class HFAdapter(ModelAdapter[C]):
         weight, bias = linear(part(self.network, self.layout.head))
         return Unembedding(weight=weight, bias=bias, norm=norm, gain=norm.weight)
 
+    @cached_property
+    def _named(self) -> Mapping[str, Tensor]:
+        return MappingProxyType(dict(self.network.named_parameters()))  # walking the modules costs as much as a small layer
+
     def parameters(self) -> Mapping[str, Tensor]:
-        return dict(self.network.named_parameters())
+        return self._named
 
     def save(self, folder: Path) -> None:
         with quiet():

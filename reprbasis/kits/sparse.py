@@ -38,7 +38,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from ..runtime import distributed
-from ..runtime.products import product, shortened
+from ..runtime.products import linear_into, product, shortened
 
 DENSE_ABOVE = 0.12
 """Share of active entries above which dense products are faster, estimated from timings of the single kernels on a 2-core AVX-512
@@ -298,7 +298,7 @@ def _over_latents(part: Tensor) -> Tensor:
 def _preactivations(x: Tensor, weight: Tensor, bias: Tensor, scratch: Scratch) -> Tensor:
     """[N, K] in the format of products."""
     left = shortened(x)
-    return torch.addmm(shortened(bias), left, shortened(weight).T, out=scratch.take(x.shape[0], weight.shape[0], left))
+    return linear_into(scratch.take(x.shape[0], weight.shape[0], left), left, shortened(weight), shortened(bias))
 
 
 def _has_kernels(x: Tensor) -> bool:

@@ -7,15 +7,16 @@ G key/value heads, E head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CapabilityError
-from ..interfaces.model import ModelAdapter
+from ..interfaces.model import AttentionWeights, ModelAdapter
 from ..interfaces.tokens import TokenBatch
-from ..kits.components import HeadsInContext, heads_in_context, keys, project, queries, stream_before
+from ..kits.components import HeadsInContext, keys, logits_of, project, queries, stream_before
 
 
 class LastToken:
@@ -51,15 +52,23 @@ class LastToken:
             raise CapabilityError("the blocks of this model do not add up to stream + attention + MLP",
                                   do="name the components, so that none need be searched")
 
+    def take(self, rows: Tensor) -> LastToken:
+        """The same of these prompts alone, [n] indices; no forward."""
+        other = copy(self)
+        other.batch, other.logits, other.at = self.batch.take(rows), self.logits[rows], self.at[rows]
+        other.streams = {n: x[rows] for n, x in self.streams.items()}
+        other._past = {n: (k[:, rows], v[:, rows]) for n, (k, v) in self._past.items()}
+        other.rows = self.rows[:len(rows)]
+        return other
+
     def written(self, layer: int) -> Tensor:
         """[H, B, D] what each head writes at the last token (`HeadsInContext.written`)."""
-        return heads_in_context(self.model.attention(layer), self.streams[layer], self.batch, self.at).written
+        weights, x = self.model.attention(layer), self.streams[layer][self.rows, self.at]
+        return torch.einsum("hkbe,hde->hkbd", self._mixed(layer, weights, x[None])[0], weights.W_O)[:, 0]
 
     def logits_of(self, x: Tensor) -> Tensor:
         """[..., D] final stream -> [..., V] logits."""
-        out = self.model.unembedding()
-        logits = out.norm(x) @ out.weight.T
-        return logits if out.bias is None else logits + out.bias
+        return logits_of(self.model.unembedding(), x)
 
     @torch.no_grad()
     def final(self, added: Sequence[tuple[int, Tensor]] = (), *, first: int | None = None) -> Tensor:
@@ -92,6 +101,11 @@ class LastToken:
     def _attention(self, layer: int, x: Tensor) -> Tensor:
         """[K, B, D] streams of the last token before a block -> [K, B, D] what its attention writes there."""
         weights = self.model.attention(layer)
+        mixed, constant = self._mixed(layer, weights, x)
+        return torch.einsum("hkbe,hde->kbd", mixed, weights.W_O) + constant
+
+    def _mixed(self, layer: int, weights: AttentionWeights, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[H, K, B, E] what each head's slice of the output matrix reads, without value bias; [D] `HeadsInContext.constant`."""
         if layer not in self._past:
             at_all = weights.norm(self.streams[layer])
             self._past[layer] = keys(weights, at_all, self.batch.positions), project(weights.W_V, None, at_all)
@@ -108,4 +122,4 @@ class LastToken:
         score = torch.einsum("hkbe,hbte->hkbt", q, k_past[weights.kv_of]).masked_fill(~seen, -torch.inf)
         share = (torch.cat([score, (q * k).sum(-1, keepdim=True)], -1) * weights.scale).softmax(-1)
         mixed = torch.einsum("hkbt,hbte->hkbe", share[..., :-1], v_past[weights.kv_of]) + share[..., -1:] * v
-        return torch.einsum("hkbe,hde->kbd", mixed, weights.W_O) + HeadsInContext(share, v, weights).constant
+        return mixed, HeadsInContext(share, v, weights).constant

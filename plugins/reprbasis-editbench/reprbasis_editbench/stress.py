@@ -12,6 +12,7 @@ from torch import Tensor
 from reprbasis.interfaces.editor import EditPlan
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
+from reprbasis.kits.components import logits_of
 from reprbasis.kits.tuning import inner, restored
 from reprbasis.runtime.batches import best_of
 from reprbasis.sites import Site
@@ -73,8 +74,7 @@ def residue(model: ModelAdapter, given: Sequence[ContrastBatch]) -> Tensor:
         at, ids = item.clean.last(), torch.arange(len(item.clean.ids), device=model.device)
         layers = []
         for site in sites:
-            logits = out.norm(result[site][ids, at]) @ out.weight.T
-            logits = logits if out.bias is None else logits + out.bias
+            logits = logits_of(out, result[site][ids, at])
             layers.append(best_of(logits, item.targets.answer) - best_of(logits, item.targets.wrong))
         columns.append(torch.stack(layers).double().cpu())
     return torch.cat(columns, dim=1)

@@ -20,7 +20,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from reprbasis.errors import DataError, ShapeError, SiteError
 from reprbasis.interfaces.base import C
@@ -30,6 +29,7 @@ from reprbasis.interfaces.reporter import Progress, Silent
 from reprbasis.kits.components import at_unit_rms, read
 from reprbasis.kits.moments import PairMoments
 from reprbasis.runtime.activations import Activations
+from reprbasis.runtime.products import linear
 from reprbasis.sites import Site
 
 from .config import ContrastiveConfig, LogitConfig, RidgeConfig, TunedConfig
