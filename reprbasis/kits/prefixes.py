@@ -1,7 +1,7 @@
 """Answers of many tokens: a row for each token, and one forward for all rows that are beginnings of others.
 
-A request asks about the token after each of its prompts. An answer of L tokens is L prompts, each the beginning of the next; run one
-by one they cost L forwards. In a causal model the longest of them holds what all of them say.
+A request asks about the token after each of its prompts. An answer of L tokens is L prompts, each the beginning of the next; run
+one by one they cost L forwards. In a causal model the longest of them holds what all of them say.
 
 Shapes: B rows, R rows that are no beginnings of others, T tokens, D width of a site, V vocabulary.
 """
@@ -35,13 +35,14 @@ def spoken(model: ModelAdapter[Any], answers: Sequence[tuple[TokenSequence, int]
     return ContrastBatch(batch, None, Targets(said[:, None].to(model.device)))
 
 
-def longest(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
-    """The rows that are no beginnings of others, and [B] which of them holds each row. Rows of one number are one text.
+def holders(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """[R] the rows that are no beginnings of others, and [B] which of these holds each row. Rows of one number are one text.
 
-    A packed batch, or one that holds more than tokens (images), stays as it is.
+    Of a packed batch, or one that holds more than tokens (images), every row is its own.
     """
+    every = torch.arange(len(batch.ids), device=batch.ids.device)
     if batch.packed or batch.extra:
-        return batch, torch.arange(len(batch.ids), device=batch.ids.device)
+        return every, every
     rows = [tuple(ids[mask].tolist()) for ids, mask in zip(batch.ids, batch.mask, strict=True)]
     holder: dict[tuple[int, ...], int] = {}
     chosen: list[int] = []
@@ -49,10 +50,15 @@ def longest(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
         if rows[i] not in holder:
             holder |= {rows[i][:n]: len(chosen) for n in range(1, len(rows[i]) + 1)}
             chosen.append(i)
-    row = torch.tensor([holder[ids] for ids in rows], device=batch.ids.device)
     if len(chosen) == len(rows):
-        return batch, torch.arange(len(rows), device=batch.ids.device)
-    return batch.take(torch.tensor(chosen, device=batch.ids.device)), row
+        return every, every
+    return torch.tensor(chosen, device=every.device), torch.tensor([holder[ids] for ids in rows], device=every.device)
+
+
+def longest(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
+    """The rows that are no beginnings of others as a batch (the same one, where there are no others), and as `holders`."""
+    chosen, row = holders(batch)
+    return (batch if len(chosen) == len(batch.ids) else batch.take(chosen)), row
 
 
 def last_logits(model: ModelAdapter[Any], batch: TokenBatch, *, grad: bool = False) -> Tensor:

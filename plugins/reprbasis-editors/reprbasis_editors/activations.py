@@ -19,6 +19,7 @@ from reprbasis.sites import Site
 from .config import CodebookConfig, SiteConfig, SteerConfig
 from .parts import place, targets_of
 from .scaled import Direction, ScaledEditor
+from .search import Judge
 
 A = TypeVar("A", bound=SiteConfig)
 
@@ -46,7 +47,8 @@ class Steer(ActivationEditor[SteerConfig]):
     The difference of means of two kinds of prompts (Turner et al. 2023, Arditi et al. 2024). It acts on every text.
     """
 
-    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch],
+                  judge: Judge) -> Direction:
         """The shift of every token but the first."""
         site, latents = self.site(model), list(self.config.latents)
         clean = [self.at(model, site, item.clean, item.clean.last()) for item in request.change]
@@ -76,7 +78,8 @@ class CodebookEditor(ActivationEditor[CodebookConfig]):
     Locality is nearly perfect and generality nearly none: a fallback for single facts.
     """
 
-    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch],
+                  judge: Judge) -> Direction:
         """An entry for each prompt; its radius is a share of the distance to the nearest token of the texts to keep."""
         site, share = self.site(model), self.config.radius
         keys = [self.at(model, site, item.clean, place(item, self.config.at)[:, 0]).float() for item in request.change]

@@ -17,6 +17,7 @@ from reprbasis.errors import DataError
 from reprbasis.interfaces.editor import EditPlan, EditRequest
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.tokens import Example, TokenBatch
+from reprbasis.kits.prefixes import captured
 from reprbasis.runtime.basis import Basis
 
 from .config import ComponentSGDConfig, LocalConfig, NullSpaceConfig, RidgeConfig
@@ -37,12 +38,13 @@ class LocalEditor(ScaledEditor[L]):
     def solve(self, wanted: Tensor, keys: Tensor, moment: Tensor) -> Tensor:
         """Wanted change of the output [D, N] for keys [I, N], second moment of the keys to keep [I, I] -> change [D, I]."""
 
-    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch],
+                  judge: Judge) -> Direction:
         """One change for each component, of the same strength."""
-        c, chosen = self.config, self._chosen(model, request)
+        c, chosen = self.config, self._chosen(model, request, judge)
         parts = [Part.parse(name, model) for name in chosen]
         sites = {s for p in parts for s in p.sites}
-        runs = [model.forward(item.clean, capture=sites, logits="none") for item in request.change]
+        runs = [captured(model, item.clean, sites) for item in request.change]
         places = [place(item, c.at) for item in request.change]
         all_others = c.rivals == "all" and c.aim == "push"
         targets = [ahead(model, item, abs(c.goal or 1.0)) if all_others else targets_of(model, item) for item in request.change]
@@ -73,14 +75,13 @@ class LocalEditor(ScaledEditor[L]):
 
         return Direction(fit, {"components": chosen}, min(part.layer for part in parts), last=c.at == "answer")
 
-    def _chosen(self, model: ModelAdapter, request: EditRequest) -> dict[str, dict[str, float]]:
+    def _chosen(self, model: ModelAdapter, request: EditRequest, judge: Judge) -> dict[str, dict[str, float]]:
         """Component -> why: named by the user, or P, gain and what zeroing it takes from the logit difference."""
         if self.config.components:
             return {name: {} for name in self.config.components}
         if self.config.among == "values":
             found = readers(model, request.change, self.config.at)
             return {str(part): {"pull": pull} for part, pull in list(found.items())[:self.config.top]}
-        judge = Judge(model, request.change, ())
         start = judge.margin()
         out: dict[str, dict[str, float]] = {}
         for found in candidates(model, request.change, self.config.among)[:2 * self.config.top]:

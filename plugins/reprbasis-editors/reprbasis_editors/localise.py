@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from reprbasis.interfaces.metric import Targets
-from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.runtime.last import LastToken
 
-from .search import margins_at, merged
+from .search import Judge, margins_at
 
 
 @torch.no_grad()
-def heads_that_matter(model: ModelAdapter, change: Sequence[ContrastBatch], *, layers: int, prompts: int = 8
-                      ) -> dict[tuple[int, int], float]:
+def heads_that_matter(judge: Judge, *, layers: int, prompts: int = 8) -> dict[tuple[int, int], float]:
     """(layer, head) -> how much of the mean logit difference goes when the head writes at the answer's position what it writes
     there in the corrupted prompt (nothing, where there is none); largest first.
 
@@ -26,18 +24,25 @@ def heads_that_matter(model: ModelAdapter, change: Sequence[ContrastBatch], *, l
     answer is found although it writes nothing along the answer itself, and one that every prompt needs is not.
 
     Args:
-        model: the model.
-        change: the prompts; the first ones are used.
+        judge: of the prompts; its layer 0.
         layers: how many layers are looked into.
-        prompts: at most about that many, evenly from all batches.
+        prompts: at most about that many, evenly from all batches, the first ones.
 
-    Cost: two forwards of the prompts, and for each layer and each head of the chosen ones the blocks above at the last token.
+    Cost: a forward of the prompts, unless the judge has made it, and one of the corrupted; for each layer and each head of the
+    chosen ones the blocks above at the last token.
 
     Raises:
         CapabilityError: see `LastToken`.
     """
-    used = merged([_first(item, max(1, prompts // len(change))) for item in change[:prompts]])
-    runs = [LastToken(model, i.clean) for i in used]
+    model, count = judge.model, len({i for origins in judge.origins for i in origins})
+    used, runs = [], []
+    for (_, item), origins, run in zip(judge.change, judge.origins, judge.last, strict=True):
+        ranks = [origins[:row].count(i) for row, i in enumerate(origins)]
+        rows = [row for row, i in enumerate(origins) if i < prompts and ranks[row] < max(1, prompts // count)]
+        if rows:
+            kept = torch.tensor(rows, device=item.clean.ids.device)
+            used.append(_taken(item, kept))
+            runs.append((LastToken(model, item.clean) if run is None else run).take(kept))
     others = [None if i.corrupt is None else LastToken(model, i.corrupt) for i in used]
 
     def exchange(layer: int) -> list[Tensor]:
@@ -61,7 +66,6 @@ def heads_that_matter(model: ModelAdapter, change: Sequence[ContrastBatch], *, l
     return dict(sorted(((name, start - m) for name, m in zip(names, left, strict=True)), key=lambda item: -item[1]))
 
 
-def _first(item: ContrastBatch, count: int) -> ContrastBatch:
-    rows = torch.arange(min(count, len(item.clean.ids)), device=item.clean.ids.device)
+def _taken(item: ContrastBatch, rows: Tensor) -> ContrastBatch:
     answer, wrong = (None if t is None else t[rows] for t in (item.targets.answer, item.targets.wrong))
     return ContrastBatch(item.clean.take(rows), None if item.corrupt is None else item.corrupt.take(rows), Targets(answer, wrong))

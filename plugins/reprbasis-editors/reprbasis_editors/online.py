@@ -24,7 +24,7 @@ from .config import OnlineConfig
 from .local import prior
 from .parts import Part, ahead, candidates, elsewhere, place, read_in, targets_of
 from .scaled import kept
-from .search import Judge, search, some
+from .search import Judge, search
 
 
 class ConflictError(UserError):
@@ -124,7 +124,7 @@ class Session:
                  config: OnlineConfig) -> None:
         self.model, self.part, self.stream, self.config = model, part, stream, config
         self.texts = texts
-        self.neutral = Judge(model, (), list(some(texts, config.budget_tokens)), part.layer)
+        self.neutral = Judge(model, (), texts, config.budget_tokens, part.layer)
         self.strength = config.strength
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ class Session:
         self.stream.check(name, keys[:1] if c.contexts else keys)
         gain = self.stream.step(keys)
         room = min(self.stream.room(key) for key in keys)
-        judge, so_far = Judge(self.model, [item], (), self.part.layer, None, c.rivals), self.stream.change()
+        judge, so_far = Judge(self.model, [item], layer=self.part.layer, rivals=c.rivals), self.stream.change()
 
         def plan_of(strength: float) -> EditPlan:
             return self.part.plan(self.model, so_far - strength * way.T @ gain)

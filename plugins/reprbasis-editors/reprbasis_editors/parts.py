@@ -18,7 +18,7 @@ from reprbasis.interfaces.metric import Targets
 from reprbasis.interfaces.model import ForwardResult, ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
-from reprbasis.kits.components import answer_rows, heads_in_context, neurons, stream_before, through_norm, unembedded
+from reprbasis.kits.components import answer_rows, heads_in_context, logits_of, neurons, stream_before, through_norm, unembedded
 from reprbasis.kits.weights import delta_of
 from reprbasis.runtime.batches import best_of, last_logits
 from reprbasis.sites import Site
@@ -176,11 +176,12 @@ def elsewhere(item: ContrastBatch, at: str, texts: Sequence[TokenBatch], count: 
 
     What a token's stream holds depends on what stands before it; an edit that knows one wording alone may hold in no other.
     """
-    rows = [(b.ids[i][b.mask[i]], b) for b in texts for i in range(len(b.ids))]
-    if at == "answer" or not count or not rows or item.clean.extra:
+    parts = [(b, i, b.segments[i] == k) for b in texts for i in range(len(b.ids)) for k in range(int(b.segments[i].max()) + 1)]
+    parts.sort(key=lambda part: (int(part[2].sum()), int(part[0].sequences[part[1], part[2]][0])))
+    if at == "answer" or not count or not parts or item.clean.extra:
         return None
     said = item.clean.ids[0][item.roles[at][0]].cpu()
-    chosen = [rows[i][0].cpu() for i in range(0, len(rows), max(1, len(rows) // count))][:count]
+    chosen = [b.ids[i, here].cpu() for b, i, here in parts[::max(1, len(parts) // count)][:count]]
     batch = TokenBatch.pad([TokenSequence(torch.cat([ids[:4 + i % 5], said]), sequence=i) for i, ids in enumerate(chosen)])
     return batch.to(item.clean.ids.device)
 
@@ -255,8 +256,7 @@ def ahead(model: ModelAdapter, item: ContrastBatch, by: float) -> Tensor:
     found = []
     for x, new, known in zip(run[end][rows, at], item.targets.wrong[:, 0].tolist(), answers, strict=True):
         old = known[known >= 0]
-        logits = out.norm(x) @ out.weight.T
-        logits = (logits if out.bias is None else logits + out.bias).double()
+        logits = logits_of(out, x).double()
         slope = through_norm(out, x.expand(len(out.weight), -1), out.weight).double()
         need = logits - logits[new] + by
         need[old] += (logits[old] - logits[new]).clamp_min(0)

@@ -5,7 +5,8 @@
 Shapes: B prompts, T tokens, N prompts of all batches, D residual width, E head width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.components import keys, stream_before
 from reprbasis.kits.weights import delta_of
 from reprbasis.runtime.basis import Basis
-from reprbasis.sites import Site
 
 from .config import RoutingConfig
 from .local import prior
@@ -67,28 +67,29 @@ class Routing(ScaledEditor[RoutingConfig]):
 
     locality = "component"
 
-    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch],
+                  judge: Judge) -> Direction:
         """One change of the query matrix for each head, of the same strength."""
-        c, chosen = self.config, self._chosen(model, request)
-        sites = {n: stream_before(n) for n in sorted({n for n, _ in chosen})}
-        last = max(sites.values(), key=model.info.depth)
-        runs = [model.forward(i.clean, capture=sites.values(), stop_at=last, logits="none") for i in request.change]
-        moments = _moments(model, sites, texts)
+        c, chosen = self.config, self._chosen(model, judge)
+        layers = sorted({n for n, _ in chosen})
+        streams, moments = judge.streams(layers), _moments(model, layers, judge)
+        origins = torch.tensor([i for part in judge.origins for i in part])
         known = [(model.attention(n).W_Q[head], moments[n],
-                  [towards_sink(model.attention(n), head, run[sites[n]], run.batch, run.batch.last()) for run in runs])
+                  [towards_sink(model.attention(n), head, x[n], item.clean, item.clean.last())
+                   for x, (_, item) in zip(streams, judge.change, strict=True)])
                  for n, head in chosen]
 
         def fit(which: Sequence[int]) -> EditPlan:
-            plans = []
+            plans, rows = [], torch.isin(origins, torch.tensor(list(which)))
             for view, moment, found in known:
-                read, wanted = (torch.cat([found[i][part] for i in which]).double().T for part in (0, 1))
+                read, wanted = (torch.cat([pair[part] for pair in found])[rows.to(view.device)].double().T for part in (0, 1))
                 system = read @ read.T + prior(read, moment, c.keep_weight * read.shape[1], c.ridge)
                 plans.append(EditPlan(dict([delta_of(model, view, torch.linalg.solve(system, read @ wanted.T).T)])))
             return together(*plans)
 
-        return Direction(fit, {"components": {f"head.{n}.{h}": why for (n, h), why in chosen.items()}}, min(sites), last=True)
+        return Direction(fit, {"components": {f"head.{n}.{h}": why for (n, h), why in chosen.items()}}, layers[0], last=True)
 
-    def _chosen(self, model: ModelAdapter, request: EditRequest) -> dict[tuple[int, int], dict[str, float]]:
+    def _chosen(self, model: ModelAdapter, judge: Judge) -> dict[tuple[int, int], dict[str, float]]:
         info = model.info
         if self.config.heads:
             named = [tuple(int(i) for i in name.split(".")[1:]) for name in self.config.heads]
@@ -96,8 +97,8 @@ class Routing(ScaledEditor[RoutingConfig]):
                 raise SiteError(f"the model has no {wrong[0]}",
                                 do=f"it has {info.n_layers} layers of {info.n_heads} heads, counted from 0")
             return {(n, h): {} for n, h in named}
-        found = heads_that_matter(model, request.change, layers=self.config.layers)
-        judge = Judge(model, request.change, (), min(n for n, _ in found))
+        found = heads_that_matter(judge, layers=self.config.layers)
+        judge.layer = min(n for n, _ in found)
         best: dict[tuple[int, int], dict[str, float]] = {}
         silent = EditPlan()
         for (layer, head), effect in found.items():
@@ -115,14 +116,15 @@ class Routing(ScaledEditor[RoutingConfig]):
         return best
 
 
-def _moments(model: ModelAdapter, sites: Mapping[int, Site], texts: Sequence[TokenBatch]) -> dict[int, Tensor]:
+def _moments(model: ModelAdapter, layers: Sequence[int], judge: Judge) -> dict[int, Tensor]:
     """Layer -> [D, D] mean of n n^T over the tokens of the texts, n what its attention reads. One forward of the texts."""
-    width, count = model.info.d_model, sum(int(batch.mask.sum()) for batch in texts)
-    totals = {n: torch.zeros(width, width, dtype=torch.float64, device=model.device) for n in sites}
-    last = max(sites.values(), key=model.info.depth)
-    for batch in texts:
-        result = model.forward(batch, capture=sites.values(), stop_at=last, logits="none")
+    sites, width, count = {n: stream_before(n) for n in layers}, model.info.d_model, 0
+    totals = {n: torch.zeros(width, width, dtype=torch.float64, device=model.device) for n in layers}
+    last = sites[layers[-1]]
+    others = (model.forward(batch, capture=sites.values(), stop_at=last, logits="none") for batch in judge.others)
+    for result in chain(judge.read(sites.values()), others):
+        count += int(result.batch.mask.sum())
         for n, site in sites.items():
-            rows = model.attention(n).norm(result[site])[batch.mask].double()
+            rows = model.attention(n).norm(result[site])[result.batch.mask].double()
             totals[n] += rows.T @ rows
     return {n: total / max(count, 1) for n, total in totals.items()}

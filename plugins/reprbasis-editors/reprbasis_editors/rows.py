@@ -19,6 +19,7 @@ from reprbasis.sites import Site
 from .config import FeatureRowsConfig
 from .parts import targets_of
 from .scaled import Direction, ScaledEditor
+from .search import Judge
 
 
 class FeatureRows(ScaledEditor[FeatureRowsConfig]):
@@ -28,7 +29,8 @@ class FeatureRows(ScaledEditor[FeatureRowsConfig]):
     takes it away, 2 turns it around. Forward passes are needed for the search of the strength alone.
     """
 
-    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch],
+                  judge: Judge) -> Direction:
         """The change of the output matrices."""
         layers = self._layers(model, basis)
         chosen = self._latents(model, basis, request)

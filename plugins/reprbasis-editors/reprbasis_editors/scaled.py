@@ -21,7 +21,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.runtime.basis import Basis
 
 from .config import SearchConfig
-from .search import Judge, search, some
+from .search import Judge, search
 
 S = TypeVar("S", bound=SearchConfig)
 
@@ -51,8 +51,15 @@ class ScaledEditor(Editor[S]):
     """`closed`: linear algebra; `component`: gradients inside one component."""
 
     @abstractmethod
-    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch]) -> Direction:
-        """The edit but for its strength. Runs without gradients unless it turns them on."""
+    def direction(self, model: ModelAdapter, basis: Basis, request: EditRequest, texts: Sequence[TokenBatch],
+                  judge: Judge) -> Direction:
+        """The edit but for its strength. Runs without gradients unless it turns them on.
+
+        Args:
+            model, basis, request: as of `edit`.
+            texts: to keep.
+            judge: of the prompts and the texts; what it has read need not be read again.
+        """
 
     @torch.no_grad()
     def edit(self, model: ModelAdapter, basis: Basis, request: EditRequest) -> EditPlan:
@@ -65,10 +72,11 @@ class ScaledEditor(Editor[S]):
         if not request.change:
             raise DataError("there is nothing to change", do="give a request with at least one batch of prompts")
         texts = kept(model, request, self.config.keep_tokens)
-        found = self.direction(model, basis, request, texts)
         turns = folds(request.change, self.config.folds)
-        judge = Judge(model, request.change, list(some(texts, self.config.budget_tokens)), found.layer,
-                      [left for _, left in turns] or None, self.config.rivals)
+        judge = Judge(model, request.change, texts, self.config.budget_tokens, None, [left for _, left in turns] or None,
+                      self.config.rivals)
+        found = self.direction(model, basis, request, texts, judge)
+        judge.begin(found.layer)
         start = judge.margin(quick=True)
         if self.config.goal is not None and start <= self.config.goal:
             raise DataError(f"the mean logit difference of the prompts to change is {start:.3g}, the goal {self.config.goal:g}",
@@ -119,9 +127,10 @@ def together(*plans: EditPlan) -> EditPlan:
 
 
 def kept(model: ModelAdapter, request: EditRequest, tokens: int) -> list[TokenBatch]:
-    """The texts to keep, cut, in batches of up to 16."""
-    found = sorted((s.cut(tokens) for s in model.tokenize(list(request.keep))), key=len)
-    return [TokenBatch.pad(found[i:i + 16], pad_id=model.pad_id).to(model.device) for i in range(0, len(found), 16)]
+    """The texts to keep, cut, packed into rows, in batches of up to 16."""
+    found = sorted((s.cut(tokens) for s in model.tokenize(list(request.keep))), key=len, reverse=True)
+    packs = TokenBatch.pack(found, length=len(found[0]), rows=16, pad_id=model.pad_id) if found else ()
+    return [batch.to(model.device) for batch in packs]
 
 
 def folds(change: Sequence[ContrastBatch], count: int) -> list[tuple[list[int], list[int]]]:

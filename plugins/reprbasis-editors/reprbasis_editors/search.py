@@ -3,18 +3,19 @@
 Shapes: B prompts, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from reprbasis.errors import CapabilityError, DataError
 from reprbasis.interfaces.metric import Targets
-from reprbasis.interfaces.model import ModelAdapter, Start
+from reprbasis.interfaces.model import ForwardResult, ModelAdapter, Start
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
-from reprbasis.kits.components import stream_before
+from reprbasis.kits.components import logits_of, stream_before
 from reprbasis.runtime.batches import best_of
 from reprbasis.runtime.last import LastToken
 from reprbasis.sites import Site
@@ -51,15 +52,19 @@ def margins(logits: Tensor, targets: Targets, rivals: str = "answers") -> Tensor
     return best_of(logits, targets.answer) - (logits.logsumexp(-1) if targets.wrong is None else best_of(logits, targets.wrong))
 
 
-def merged(change: Sequence[ContrastBatch], rows: int = 32) -> list[ContrastBatch]:
+def merged(change: Sequence[ContrastBatch], rows: int = 32) -> list[tuple[ContrastBatch, list[int]]]:
     """The same prompts in few large batches, padded on the right, without roles: a forward of one row costs nearly that of many.
 
     Batches that hold more than tokens (images) stay as they are.
+
+    Returns:
+        The batches, and from which of those given each row comes.
     """
-    out = [item for item in change if item.clean.extra]
-    plain = [item for item in change if not item.clean.extra]
+    out = [(item, [i] * len(item.clean.ids)) for i, item in enumerate(change) if item.clean.extra]
     for mirrored in (False, True):
-        items = [item for item in plain if (item.corrupt is not None) == mirrored]
+        chosen = [i for i, item in enumerate(change) if not item.clean.extra and (item.corrupt is not None) == mirrored]
+        items = [change[i] for i in chosen]
+        origins = [i for i in chosen for _ in change[i].clean.ids]
         clean = [s for item in items for s in _sequences(item.clean)]
         corrupt = [s for item in items for s in _sequences(item.corrupt)]
         answer, wrong = (_stacked([getattr(item.targets, name) for item in items]) for name in ("answer", "wrong"))
@@ -67,8 +72,8 @@ def merged(change: Sequence[ContrastBatch], rows: int = 32) -> list[ContrastBatc
             part = slice(i, i + rows)
             targets = Targets(*(None if t is None else t[part] for t in (answer, wrong)))
             device = items[0].clean.ids.device
-            out.append(ContrastBatch(TokenBatch.pad(clean[part]).to(device),
-                                     TokenBatch.pad(corrupt[part]).to(device) if mirrored else None, targets))
+            out.append((ContrastBatch(TokenBatch.pad(clean[part]).to(device),
+                                      TokenBatch.pad(corrupt[part]).to(device) if mirrored else None, targets), origins[part]))
     return out
 
 
@@ -92,36 +97,86 @@ class Judge:
     """Measures a plan by forward passes.
 
     Args:
-        model: the model.
+        model: the model, as it is without the plan.
         change: the prompts to change.
         texts: to keep.
-        layer: the first layer that a plan changes; forwards begin there, at streams that are kept.
+        tokens: about so many of the texts are measured.
+        layer: the first layer that a plan changes; forwards begin there, at streams that are kept. None: `begin` tells it; until
+            then margins can be asked for, from the embedding on.
         groups: prompts (indices of `change`) that are measured apart; None: all together.
         rivals: see `margins`.
+
+    Attributes:
+        change: (group, batch) of all prompts.
+        texts, others: rows of the texts that are measured, and those that are not.
+        origins: of each of these batches, from which of the prompts given (indices of `change`) its rows come.
     """
 
-    def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch], layer: int = 0,
-                 groups: Sequence[Sequence[int]] | None = None, rivals: str = "answers") -> None:
-        self.model, self.texts, self.rivals = model, texts, rivals
-        which = [range(len(change))] if groups is None else groups
-        self.change = [(group, item) for group, chosen in enumerate(which) for item in merged([change[i] for i in chosen])]
-        self.last = [self._last(item.clean, layer) for _, item in self.change]
-        self.starts = [self._start(item.clean, layer, last) for (_, item), last in zip(self.change, self.last, strict=True)]
-        self.text_starts = [self._start(batch, layer, None) for batch in texts]
-        self.before = [self._final(batch, start) for batch, start in zip(texts, self.text_starts, strict=True)]
-        self.prompts = sum(len(item.clean.ids) for _, item in self.change)
+    def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch] = (), tokens: int = 1,
+                 layer: int | None = 0, groups: Sequence[Sequence[int]] | None = None, rivals: str = "answers") -> None:
+        self.model, self.layer, self.rivals = model, layer or 0, rivals
+        self.texts, self.others = some(texts, tokens)
+        self.change: list[tuple[int, ContrastBatch]] = []
+        self.origins: list[list[int]] = []
+        for group, chosen in enumerate([range(len(change))] if groups is None else groups):
+            for item, origins in merged([change[i] for i in chosen]):
+                self.change.append((group, item))
+                self.origins.append([chosen[i] for i in origins])
+        self.prompts = sum(map(len, self.origins))
+        self._read: list[ForwardResult] = []
+        self._starts: list[Start | None] = [None] * len(self.change)
+        if layer is not None:
+            self.begin(layer)
 
-    def _last(self, batch: TokenBatch, layer: int) -> LastToken | None:
+    def begin(self, layer: int) -> None:
+        """Keep the streams of the unedited model before this layer, from what has been read of it or by further forwards."""
+        self.layer = layer
+        self._starts = [self._start(item.clean, last) for (_, item), last in zip(self.change, self.last, strict=True)]
+        if layer and self._read and (site := stream_before(layer)) in self._read[0].sites:
+            self._text_starts = [None if r.batch.extra else Start(site, r[site]) for r in self._read]
+        else:
+            self._text_starts = [self._start(batch, None) for batch in self.texts]
+        self._before = [r[self._end][r.batch.mask] for r in self._read] or [
+            self._final(batch, start) for batch, start in zip(self.texts, self._text_starts, strict=True)]
+
+    @cached_property
+    def last(self) -> list[LastToken | None]:
+        """The last tokens of each batch, from the layer on that is known at the first call; None where `LastToken` refuses."""
+        return [self._last(item.clean) for _, item in self.change]
+
+    def _last(self, batch: TokenBatch) -> LastToken | None:
         try:
-            return LastToken(self.model, batch, layer)
+            return LastToken(self.model, batch, self.layer)
         except CapabilityError:
             return None
 
-    def _start(self, batch: TokenBatch, layer: int, last: LastToken | None) -> Start | None:
-        if not layer or batch.extra:  # images may join the stream later
+    def streams(self, layers: Sequence[int]) -> list[dict[int, Tensor]]:
+        """Of each batch of prompts: layer -> [B, T, D] the stream before it."""
+        sites = {n: stream_before(n) for n in layers}
+        end, found = stream_before(max(layers)), []
+        for (_, item), last in zip(self.change, self.last, strict=True):
+            if last is None:
+                run = self.model.forward(item.clean, capture=sites.values(), stop_at=end, logits="none")
+                found.append({n: run[site] for n, site in sites.items()})
+            else:
+                found.append({n: last.streams[n] for n in layers})
+        return found
+
+    def read(self, sites: Iterable[Site]) -> list[ForwardResult]:
+        """Streams of the texts at these sites, by one forward; `begin` at one of them needs no other."""
+        self._read = [self.model.forward(batch, capture=[*sites, self._end], stop_at=self._end, logits="none")
+                      for batch in self.texts]
+        return self._read
+
+    @property
+    def _end(self) -> Site:
+        return Site("resid", self.model.info.n_layers - 1)
+
+    def _start(self, batch: TokenBatch, last: LastToken | None) -> Start | None:
+        if not self.layer or batch.extra:  # images may join the stream later
             return None
-        site = stream_before(layer)
-        return Start(site, last.streams[layer] if last is not None else
+        site = stream_before(self.layer)
+        return Start(site, last.streams[self.layer] if last is not None else
                      self.model.forward(batch, capture=[site], stop_at=site, logits="none")[site])
 
     def margin(self, group: int | None = None, *, quick: bool = False) -> float:
@@ -133,11 +188,11 @@ class Judge:
                 model or the plan does not allow it, it is a forward all the same.
         """
         found = []
-        for (here, item), start, last in zip(self.change, self.starts, self.last, strict=True):
+        for (here, item), start, last in zip(self.change, self._starts, self.last, strict=True):
             if group is not None and group != here:
                 continue
             if quick and last is not None and not self.model.standing:
-                found.append(margins_at(last, last.final(), item.targets, self.rivals)[0])
+                found.append(margins_at(last, last.final(first=self.layer), item.targets, self.rivals)[0])
                 continue
             logits = self.model.forward(item.clean, start=start, logits="last").logits
             assert logits is not None
@@ -146,23 +201,18 @@ class Judge:
 
     def kl(self) -> float:
         """Mean over tokens of KL(before || now); 0 without texts. Logits exist of a few tokens at a time."""
-        total, count = 0.0, 0
-        for batch, start, before in zip(self.texts, self.text_starts, self.before, strict=True):
+        total, count, out = 0.0, 0, self.model.unembedding()
+        for batch, start, before in zip(self.texts, self._text_starts, self._before, strict=True):
             for was, now in zip(before.split(32), self._final(batch, start).split(32), strict=True):
-                a, b = (self._logits(x).float().log_softmax(-1) for x in (was, now))
+                a, b = (logits_of(out, x).float().log_softmax(-1) for x in (was, now))
                 total += float((a.exp() * (a - b)).sum())
                 count += len(a)
         return total / max(count, 1)
 
     def _final(self, batch: TokenBatch, start: Start | None) -> Tensor:
         """[tokens, D] the last stream."""
-        site = Site("resid", self.model.info.n_layers - 1)
-        return self.model.forward(batch, start=start, capture=[site], stop_at=site, logits="none")[site][batch.mask]
-
-    def _logits(self, x: Tensor) -> Tensor:
-        out = self.model.unembedding()
-        logits = out.norm(x) @ out.weight.T
-        return logits if out.bias is None else logits + out.bias
+        end = self._end
+        return self.model.forward(batch, start=start, capture=[end], stop_at=end, logits="none")[end][batch.mask]
 
 
 @torch.no_grad()
@@ -267,11 +317,14 @@ def _climb(margin_of: Callable[[float], float], start: float, goal: float, stren
     return trials
 
 
-def some(texts: Sequence[TokenBatch], tokens: int) -> Iterator[TokenBatch]:
-    """Every so many rows, so that they have about so many tokens together."""
+def some(texts: Sequence[TokenBatch], tokens: int) -> tuple[list[TokenBatch], list[TokenBatch]]:
+    """Every so many rows, so that they have about so many tokens together, and the others."""
     step, first = max(1, round(sum(int(b.mask.sum()) for b in texts) / tokens)), 0
+    chosen, others = [], []
     for batch in texts:
-        rows = torch.arange(len(batch.ids), device=batch.ids.device)[-first % step::step]
-        first += len(batch.ids)
-        if len(rows):
-            yield batch.take(rows)
+        rows = torch.arange(len(batch.ids), device=batch.ids.device)
+        here = (rows + first) % step == 0
+        first += len(rows)
+        chosen += [batch.take(rows[here])] if bool(here.any()) else []
+        others += [batch.take(rows[~here])] if bool((~here).any()) else []
+    return chosen, others

@@ -150,19 +150,20 @@ def test_e5_closed_editors_build_no_graph(model, name, options):
 def test_heads_are_found_by_exchange(model):
     """The head with the largest effect is that whose exchange really moves the logits most."""
     request = request_of(model)
-    found = heads_that_matter(model, request.change, layers=3)
+    found = heads_that_matter(Judge(model, request.change), layers=3)
     assert len(found) == 3 * model.info.n_heads
     assert list(found.values()) == sorted(found.values(), reverse=True)
-    again = heads_that_matter(model, [ContrastBatch(b.clean, b.clean, b.targets) for b in request.change], layers=1)
+    again = heads_that_matter(Judge(model, [ContrastBatch(b.clean, b.clean, b.targets) for b in request.change]), layers=1)
     assert max(map(abs, again.values())) < 1e-4
 
 
 def test_few_large_batches_say_the_same(model):
     change = request_of(model, (8, 11, 8)).change
-    [one] = merged(change)
+    [(one, origins)] = merged(change)
     assert one.clean.ids.shape == (12, 11)
-    apart = [margin for item in change for margin in [Judge(model, [item], ()).margin()] * len(item.clean.ids)]
-    assert abs(Judge(model, [one], ()).margin() - sum(apart) / 12) < 1e-4
+    assert origins == [0] * 4 + [1] * 4 + [2] * 4
+    apart = [margin for item in change for margin in [Judge(model, [item]).margin()] * len(item.clean.ids)]
+    assert abs(Judge(model, [one]).margin() - sum(apart) / 12) < 1e-4
 
 
 def test_layouts_stay_together_in_folds():
@@ -197,8 +198,10 @@ def test_a_cheap_stand_in_is_set_right_by_whole_measurements():
 
 def test_some_texts_are_every_so_many_of_all():
     texts = [tokens(0, rows=4), tokens(1, rows=1), tokens(2, rows=6)]  # 8 tokens a row, 88 together
-    assert [len(b.ids) for b in some(texts, 30)] == [2, 2]
-    assert sum(len(b.ids) for b in some(texts, 1000)) == 11
+    chosen, others = some(texts, 30)
+    assert [len(b.ids) for b in chosen] == [2, 2]
+    assert [len(b.ids) for b in others] == [2, 1, 4]
+    assert sum(len(b.ids) for b in some(texts, 1000)[0]) == 11
 
 
 def test_all_other_tokens_can_be_rivals():
@@ -221,7 +224,7 @@ def test_over_the_budget_the_search_goes_back():
 def test_the_last_token_alone_says_the_same_of_an_edit_that_acts_there(model):
     change = request_of(model, (8, 11)).change
     layer = model.info.n_layers - 1  # nothing later reads what earlier tokens get
-    judge = Judge(model, change, (), layer, [[0], [1]])
+    judge = Judge(model, change, layer=layer, groups=[[0], [1]])
     weights = model.attention(layer).W_O
     name, delta = delta_of(model, weights, 0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
     with EditPlan({name: delta}).applied(model):
