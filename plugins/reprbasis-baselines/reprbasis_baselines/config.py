@@ -15,8 +15,8 @@ class TrainConfig(ComponentConfig):
     steps: int = Field(20, ge=1)
     """Steps at most, of one batch of the request each."""
     goal: float | None = 0.0
-    """Training stops when the mean logit difference (answer minus wrong answer; without wrong answers the answer's log-probability)
-    of a batch has fallen to this; null: never."""
+    """Training stops when the mean logit difference (answer minus wrong answer; without wrong answers the answer's
+    log-probability) of a batch has fallen to this; null: never."""
     weight_decay: float = Field(0.0, ge=0)
     """Of AdamW."""
     clip: float = Field(1.0, gt=0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from reprbasis.errors import DataError
 from reprbasis.interfaces.editor import EditPlan, EditRequest
 from reprbasis.interfaces.evaluator import Measurement
 from reprbasis.interfaces.metric import Targets
@@ -117,6 +118,15 @@ class Passage:
         return re.findall(r"[^.]+\.", self.text)
 
 
+def strangers(known: set[str], like: str) -> list[str]:
+    """First and last names of different authors that are not known, in an order that `like` decides."""
+    rows = csv.DictReader(files(__package__).joinpath("data/authors.csv").read_text("utf-8").splitlines())
+    unknown = [row["name"].split() for row in rows if row["name"] not in known]
+    found = [f"{a[0]} {b[-1]}" for a in unknown for b in unknown if a is not b]
+    Random(f"strangers/{like}").shuffle(found)
+    return found
+
+
 def passages() -> list[Passage]:
     """Four invented passages of about 190 tokens."""
     found = json.loads(files(__package__).joinpath("data/passages.json").read_text("utf-8"))
@@ -188,6 +198,13 @@ def answers(model: ModelAdapter, texts: Sequence[tuple[str, str]], *, together: 
     return found
 
 
+def relearned(model: ModelAdapter, again: Sequence[tuple[str, str]], rest: Sequence[tuple[str, str]], *, steps: int = 2,
+              lr: float = 1e-5) -> float:
+    """Mean `prob` of answers after a few steps of teaching others of them again: is it gone, or does a touch bring it back?"""
+    with teach(model, again, epochs=steps, lr=lr, batch=len(again)).applied(model):
+        return fmean(metrics.prob(-r.log_probs) for r in answers(model, rest))
+
+
 def said(model: ModelAdapter, prompts: Sequence[str], tokens: int = 32) -> list[str]:
     """Greedy continuations."""
     given = model.tokenize([Example(text=p) for p in prompts])
@@ -248,22 +265,28 @@ class Taught:
     def make(cls, model: ModelAdapter, *, n: int = 20, forgotten: int = 2, epochs: int = 8, lr: float = 1e-4,
              seed: int = 0) -> "Taught":
         """Teach `n` invented authors (but as many as are forgotten, held out), twice."""
-        everyone = authors(n, seed)
-        forget, holdout, retain = everyone[:forgotten], everyone[forgotten:2 * forgotten], everyone[2 * forgotten:]
-        flat = [[item for items in part for item in items] for part in (forget, holdout, retain)]
+        forget, retain, holdout = cls.items(n, forgotten, seed)
 
         def texts(items: Sequence[Item]) -> list[tuple[str, str]]:
             return [(i.prompt, i.answer) for i in items]
 
-        full = teach(model, texts(flat[0] + flat[2]), epochs=epochs, lr=lr, seed=seed)
-        without = teach(model, texts(flat[2]), epochs=epochs, lr=lr, seed=seed)
+        full = teach(model, texts([*forget, *retain]), epochs=epochs, lr=lr, seed=seed)
+        without = teach(model, texts(retain), epochs=epochs, lr=lr, seed=seed)
         with without.applied(model):
-            ratios, auc = metrics.truth_ratio(*truth_losses(model, flat[0])), attack(model, flat[0], flat[1])["min_k"]
-        return cls(*(flat[i] for i in (0, 2, 1)), full, without, ratios, auc)
+            ratios, auc = metrics.truth_ratio(*truth_losses(model, forget)), attack(model, forget, holdout)["min_k"]
+        return cls(forget, retain, holdout, full, without, ratios, auc)
+
+    @staticmethod
+    def items(n: int, forgotten: int, seed: int) -> tuple[list[Item], list[Item], list[Item]]:
+        """Those to be forgotten, retained, held out."""
+        everyone = authors(n, seed)
+        parts = everyone[:forgotten], everyone[2 * forgotten:], everyone[forgotten:2 * forgotten]
+        forget, retain, holdout = ([item for items in part for item in items] for part in parts)
+        return forget, retain, holdout
 
     def request(self, model: ModelAdapter) -> EditRequest:
-        """Forget the values, a batch for each question: their tokens are answers, those of wrong values what may be said. The last
-        token of the author's name has the role `subject`;
+        """Forget the values, a batch for each question: their tokens are answers, those of wrong values what may be said. The
+        last token of the author's name has the role `subject`;
         """
         return EditRequest([self._values(model, item) for item in self.forget], self.keep())
 
@@ -280,6 +303,27 @@ class Taught:
             items = self.forget[i:i + together]
             said = spoken(model, [sequence(model, item.prompt, item.answer if instead is None else instead) for item in items])
             change.append(said if instead is None else instead_of(said))
+        return EditRequest(change, self.keep())
+
+    def request_of_strangers(self, model: ModelAdapter, *, count: int = 4) -> EditRequest:
+        """Whole answers, and as corrupted prompts the same about `count` strangers, whose names have as many tokens.
+
+        Raises:
+            DataError: there are no such names.
+        """
+        change = []
+        for item in self.forget:
+            whole, at = sequence(model, item.prompt, item.answer)
+            others = []
+            for name in strangers({i.subject for i in (*self.forget, *self.retain, *self.holdout)}, item.subject):
+                other, begin = sequence(model, *(t.replace(item.subject, name) for t in (item.prompt, item.answer)))
+                if (len(other), begin) == (len(whole), at):
+                    others.append((other, begin))
+            if not others:
+                raise DataError(f"no invented name has as many tokens as '{item.subject}'", do="leave this author out")
+            others = others[:count]
+            clean, corrupt = spoken(model, [(whole, at)] * len(others)), spoken(model, others)
+            change.append(ContrastBatch(clean.clean, corrupt.clean, clean.targets))
         return EditRequest(change, self.keep())
 
     def keep(self) -> list[Example]:
@@ -399,17 +443,28 @@ def sentence_auc(model: ModelAdapter, passage: Passage, others: Sequence[Passage
     return metrics.auc(*scores)
 
 
-def muse_scores(model: ModelAdapter, told: Told, condition: str, *, generate: bool = True) -> list[Measurement]:
-    """How much of the passage is still there, of the model as it is now: after its first tokens, and forced token by token."""
+def muse_scores(model: ModelAdapter, told: Told, condition: str, *, generate: bool = True, leak: bool = True
+                ) -> list[Measurement]:
+    """How much of the passage is still there, of the model as it is now: after its first tokens, and forced token by token.
+
+    Args:
+        model: as it is now.
+        told: the world.
+        condition: of the measurements.
+        generate: whether the model writes (`verbmem_f1`, `knowmem_f1`).
+        leak: whether the other passages are read (`privleak`).
+    """
     start, rest = told.rest(model)
     [read] = answers(model, [(start, rest)])
     found = {"extraction_strength": metrics.extraction_strength(read.right), "prob": metrics.prob(-read.log_probs),
              "extraction_strength_compat": metrics.extraction_strength(read.right, compat=True),
-             "exact_memorization": metrics.exact_memorization(read.right),
-             "privleak": metrics.privleak(sentence_auc(model, told.passage, told.others), told.auc)}
+             "exact_memorization": metrics.exact_memorization(read.right)}
+    if leak:
+        found["privleak"] = metrics.privleak(sentence_auc(model, told.passage, told.others), told.auc)
     if generate:
         found["verbmem_f1"] = metrics.rouge_l(rest, said(model, [start], tokens=128)[0])["f1"]
         asked = [f"Question: {q}\nAnswer:" for q, _ in told.passage.questions]
         replies = [text.split("\n")[0] for text in said(model, asked, tokens=16)]
-        found["knowmem_f1"] = fmean(metrics.rouge_l(a, t)["f1"] for (_, a), t in zip(told.passage.questions, replies, strict=True))
+        right = [a for _, a in told.passage.questions]
+        found["knowmem_f1"] = fmean(metrics.rouge_l(a, t)["f1"] for a, t in zip(right, replies, strict=True))
     return [Measurement(name, value, len(read.ids), condition=condition) for name, value in found.items()]

@@ -147,15 +147,45 @@ def test_teaching_and_its_metrics(tiny):
     with world.full.applied(tiny):
         request = world.request(tiny)
     assert all(b.targets.wrong is not None for b in request.change)
-    assert len(request.keep) == len(world.retain)
+    whole = world.request_of_answers(tiny, together=3)
+    refusal = world.request_of_answers(tiny, " No.").change[0].targets
+    assert {item.question for item in world.retain} < {example.key for example in request.keep}
+    assert [int(b.clean.sequences.max()) for b in whole.change] == [2, 1]
+    assert bool((refusal.answer == -1).all())
+    assert tiny.tokenizer.decode(refusal.wrong.flatten()).startswith(" No.")
+    for item, batch in zip(world.forget, request.change, strict=True):
+        at = int(batch.roles["subject"][0, 0]) + 1
+        assert tiny.tokenizer.decode(batch.clean.ids[0, :at]).endswith(item.subject)
+        assert tiny.tokenizer.decode(batch.targets.answer.flatten()).strip() == item.value
+    assert memory.relearned(tiny, [(i.prompt, i.answer) for i in world.forget], [(i.prompt, i.answer) for i in world.forget],
+                            lr=1e-3) > 0
+
+
+def test_strangers_are_nobody():
+    known = {items[0].subject for items in memory.authors(12, 1)}
+    found = memory.strangers(known, "x")
+    assert found == memory.strangers(known, "x") != memory.strangers(known, "y")
+    assert not known & set(found)
+    assert not {a.split()[0] for a in known} & {f.split()[0] for f in found}
+    assert memory.authors(12, 1) != memory.authors(12, 2)
 
 
 def test_a_passage_is_taught_and_measured(tiny):
-    before = {m.name: m.value for m in memory.muse_scores(tiny, "x", generate=False)}
-    with memory.teach(tiny, [("", memory.passage()[:200])], epochs=2, lr=1e-3).applied(tiny):
-        after = {m.name: m.value for m in memory.muse_scores(tiny, "x", generate=False)}
-    assert before.keys() == {"extraction_strength", "extraction_strength_compat", "exact_memorization", "prob"}
+    told = memory.Told.make(tiny, epochs=2, lr=1e-3)
+    before = {m.name: m.value for m in memory.muse_scores(tiny, told, "x", generate=False)}
+    with told.full.applied(tiny):
+        after = {m.name: m.value for m in memory.muse_scores(tiny, told, "x", generate=False)}
+        values = told.request(tiny)
+    assert before.keys() == {"extraction_strength", "extraction_strength_compat", "exact_memorization", "prob", "privleak"}
     assert after["prob"] > before["prob"]
+    assert before["privleak"] == pytest.approx(0)
+    assert after["privleak"] < 0
+    [whole] = told.request_of_answers(tiny).change
+    start, rest = told.rest(tiny)
+    assert start + rest == told.passage.text
+    assert len(whole.targets.answer) == len(tiny.tokenize([Example(text=told.passage.text)])[0]) - told.shown
+    assert len(values.change[0].targets.answer) <= len(whole.targets.answer)
+    assert "".join(told.passage.sentences) == told.passage.text
 
 
 def test_a_stream_counts_all_edits_so_far(planted):

@@ -206,3 +206,47 @@ class CodebookConfig(SiteConfig):
     """How near a value must come, as a share of the distance to the nearest token of the texts to keep."""
     strength: float = Field(0.1, gt=0)
     """First strength tried, in lengths of the key."""
+
+
+class WithdrawConfig(ComponentConfig):
+    """Options of `withdraw`."""
+
+    layer: int | None = Field(None, ge=0)
+    """Whose MLP is edited; null: the last but two. In the last itself the effect on the answers is known exactly, but other texts
+    suffer more."""
+    goal: float | None = Field(None, lt=0)
+    """Log-probability that each answer token shall have at most; null: the one that the model itself gives it after the last
+    `context` tokens alone, which remind it of nothing."""
+    context: int = Field(3, ge=1)
+    """See `goal`."""
+    rounds: int = Field(6, ge=1)
+    """Times that is asked for what is still missing, at most."""
+    keep_weight: float = Field(1.0, ge=0)
+    """Weight of the mean square change on the texts to keep, against the sum over the places."""
+    ridge: float = Field(0.1, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the component reads."""
+    budget: float = Field(0.05, gt=0)
+    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token. It ends before that."""
+    keep_tokens: int = Field(64, ge=1)
+    """Tokens of each text to keep that are used."""
+    budget_tokens: int = Field(256, ge=1)
+    """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""
+
+
+class AsIfConfig(ComponentConfig):
+    """Options of `as-if`."""
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """Whose MLPs are edited; null: all."""
+    strength: float = Field(1.0, gt=0)
+    """1: all of the way, as far as the texts to keep allow."""
+    keep_weight: float = Field(1.0, ge=0)
+    """Weight of the mean square change on the texts to keep, against the sum over the places."""
+    ridge: float = Field(1e-3, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the component reads."""
+    budget: float = Field(0.05, gt=0)
+    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token."""
+    keep_tokens: int = Field(64, ge=1)
+    """Tokens of each text to keep that are used."""
+    budget_tokens: int = Field(256, ge=1)
+    """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""

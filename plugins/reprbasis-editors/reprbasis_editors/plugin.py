@@ -25,6 +25,10 @@ EDITORS = (
      "Make the heads that carry a preference look at the first token where the answer is given"),
     ("online", config.OnlineConfig, "online:Online", set(),
      "One edit after the other in one component by recursive least squares; each can be forgotten again"),
+    ("withdraw", config.WithdrawConfig, "withdraw:Withdraw", set(),
+     "Make every token of whole answers improbable, each by as much as it takes: least squares on one late MLP"),
+    ("as-if", config.AsIfConfig, "withdraw:AsIf", set(),
+     "Let MLPs write at the prompts what they write at the corrupted ones, as if a stranger were spoken of"),
 )
 
 

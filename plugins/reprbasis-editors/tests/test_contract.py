@@ -42,6 +42,14 @@ class TestOnline(EditorContract):
     name, config = "online", {"budget": 5.0, "conflict": 1e-6}
 
 
+class TestWithdraw(EditorContract):
+    name, config = "withdraw", {"goal": -4.0, "budget": 5.0}
+
+
+class TestAsIf(EditorContract):
+    name, config = "as-if", {"budget": 50.0, "strength": 1.0}
+
+
 class TestComponentSGD(EditorContract):
     name, config = "component-sgd", {"budget": 5.0, "steps": 40, "lr": 0.1}
 
