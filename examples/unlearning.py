@@ -41,6 +41,11 @@ def once(place, make):
     return json.loads(place.read_text())
 
 
+def seeds_of(setup, label):
+    """Those of a method."""
+    return setup.get("seeds_of", {}).get(label, setup["seeds"])
+
+
 def mark(*what):
     """Short identity of settings."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
@@ -182,14 +187,14 @@ def forgetting(model, part, name, setup, seeds, given, write):
     for seed in seeds:
         place = given.runs / f"{name}-{seed}-{mark(setup['model'], part.setup)}"
         world = texts = None
+        if given.page_only and not (place / "facts.json").is_file():
+            continue
         facts = once(place / "facts.json", lambda: part.make(model(), seed, place))  # noqa: B023
         rows.setdefault(NEVER, []).append(facts[NEVER])
-        work = {TAUGHT: None} | {k: v[name] for k, v in setup["methods"].items() if name in v}
-        work |= {"parts": None} if hasattr(part, "parts") else {}
+        work = {TAUGHT: None} | {k: v[name] for k, v in setup["methods"].items() if name in v and seed in seeds_of(setup, k)}
+        work |= {"parts": None} if hasattr(part, "parts") and seed == min(setup["seeds"]) else {}
         for label, options in work.items():
-            if given.methods and label not in given.methods:
-                continue
-            control = label in setup["controls"]
+            control = label in setup["controls"] and seed == min(setup["seeds"])
 
             def make(label=label, options=options, control=control, seed=seed, place=place, facts=facts):
                 nonlocal world, texts
@@ -203,7 +208,8 @@ def forgetting(model, part, name, setup, seeds, given, write):
                     return method(model(), part, world, options, seed, texts, control)
 
             stored = place / f"{label.replace(' ', '-').replace(',', '')}-{mark(options, control)}.json"
-            if given.page_only and not stored.is_file():
+            left_out = given.page_only or (given.methods and label not in given.methods)
+            if left_out and not stored.is_file():
                 continue
             for kind, found in once(stored, make).items():
                 title = {"edited": label, "random": f"random edit, size of {label}"}.get(kind, kind)
@@ -278,7 +284,7 @@ def main():
     parser.add_argument("--config", type=Path, default=folder / "methods.yaml")
     parser.add_argument("--only", nargs="+", choices=("preferences", "authors", "passage"),
                         default=["preferences", "authors", "passage"])
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="run only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="instead of those in the config")
     parser.add_argument("--runs", type=Path, default=Path("runs/unlearning"))
     parser.add_argument("--notes", type=Path, default=Path("docs/results/unlearning.notes.md"), help="what stands at the head")
@@ -286,7 +292,7 @@ def main():
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     setup = parse_yaml(given.config.read_text("utf-8"), str(given.config)).data
-    seeds, held = given.seeds or setup["seeds"], []
+    seeds, held = given.seeds or sorted({s for label in setup["methods"] for s in seeds_of(setup, label)}), []
 
     def model():
         if not held:
@@ -298,9 +304,9 @@ def main():
     def page():
         only = "" if len(given.only) == 3 else f" --only {' '.join(given.only)}"
         lines = ["# Unlearning, small", "", f"    python examples/unlearning.py{only} --out docs/results/unlearning.md", "",
-                 f"`{setup['model']['checkpoint']}`, seeds {', '.join(map(str, seeds))}; methods and "
-                 "options: [methods.yaml](../../examples/unlearning/methods.yaml). Rows marked * back-propagate from the logits. "
-                 "Means over seeds (smallest to largest).", ""]
+                 f"`{setup['model']['checkpoint']}`; methods, options and seeds: "
+                 "[methods.yaml](../../examples/unlearning/methods.yaml). Rows marked * back-propagate from the logits. Means "
+                 "over seeds (smallest to largest). CPU s: processor time of the edit alone, on a busy core.", ""]
         if given.notes.is_file():
             lines += [given.notes.read_text("utf-8").strip(), ""]
         return "\n".join([*lines, *(line for name in given.only for line in sections.get(name, []))])
