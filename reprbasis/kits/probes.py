@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..interfaces.model import ModelAdapter
 from ..interfaces.scorer import ContrastBatch
-from ..interfaces.tokens import Example, TokenBatch
+from ..interfaces.tokens import Example, TokenBatch, TokenSequence
 from ..runtime.batches import best_of, last_logits
 
 MEASURES = {
@@ -48,6 +48,15 @@ def rows(model: ModelAdapter[Any], given: Sequence[ContrastBatch]) -> dict[str, 
         for name, value in row.items():
             found.setdefault(name, []).append(value.double())
     return {name: torch.cat(values) for name, values in found.items()}
+
+
+def said_twice(model: ModelAdapter[Any], *, length: int = 20, n: int = 12, seed: int = 0) -> list[TokenSequence]:
+    """Random tokens said twice [2 * length]: a model with induction heads predicts the second half (Olsson et al. 2022)."""
+    g = torch.Generator().manual_seed(seed)
+    special = set(model.tokenizer.all_special_ids)
+    usual = torch.tensor([i for i in range(min(model.info.vocab, len(model.tokenizer))) if i not in special])
+    halves = [usual[torch.randint(len(usual), (length,), generator=g)] for _ in range(n)]
+    return [TokenSequence(torch.cat([half, half]), sequence=i) for i, half in enumerate(halves)]
 
 
 class Neutral:

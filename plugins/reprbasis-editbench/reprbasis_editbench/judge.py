@@ -13,11 +13,11 @@ from reprbasis.interfaces.editor import EditPlan
 from reprbasis.interfaces.evaluator import Figure, Findings, Measurement
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.kits.intervals import mean
-from reprbasis.kits.probes import MEASURES, Neutral, rows
+from reprbasis.kits.probes import MEASURES, Neutral, rows, said_twice
 from reprbasis.kits.weights import random_edit
 from reprbasis.runtime.batches import Batches
 
-from .probes import Case, induction_nll, repeated
+from .probes import Case, induction_nll
 from .stress import changed_bytes, coarser, relearn, residue
 
 UNEDITED, EDITED, RANDOM = "unedited", "edited", "random edit"
@@ -53,7 +53,7 @@ class Judge:
     def __init__(self, model: ModelAdapter, case: Case, *, seed: int = 0, texts: Neutral | None = None) -> None:
         self.model, self.case, self.seed = model, case, seed
         self.texts = texts or Neutral(model, case.neutral)
-        self.doubled = repeated(model, n=8, seed=seed)
+        self.doubled = said_twice(model, n=8, seed=seed)
         self.probes = {"fitted": case.fitted, **case.unseen, **case.stay}
         self.values: dict[str, Tensor] = {}
         self.found: list[Measurement] = []

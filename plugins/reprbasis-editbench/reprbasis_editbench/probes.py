@@ -52,15 +52,6 @@ def token_log_probs(model: ModelAdapter, sequences: Sequence[TokenSequence], *, 
     return out
 
 
-def repeated(model: ModelAdapter, *, length: int = 20, n: int = 12, seed: int = 0) -> list[TokenSequence]:
-    """Random tokens said twice [2 * length]: a model with induction heads predicts the second half (Olsson et al. 2022)."""
-    g = torch.Generator().manual_seed(seed)
-    special = set(model.tokenizer.all_special_ids)
-    usual = torch.tensor([i for i in range(min(model.info.vocab, len(model.tokenizer))) if i not in special])
-    halves = [usual[torch.randint(len(usual), (length,), generator=g)] for _ in range(n)]
-    return [TokenSequence(torch.cat([half, half]), sequence=i) for i, half in enumerate(halves)]
-
-
 def induction_nll(model: ModelAdapter, sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
     """Loss of each token of the second halves but its first, and the sequence it is from: [tokens], [tokens]."""
     found = [lp[len(s) // 2:] for lp, s in zip(token_log_probs(model, sequences), sequences, strict=True)]

@@ -8,7 +8,7 @@ from reprbasis_editbench import memory
 from reprbasis_editbench.cases import CASES, Preference, neutral
 from reprbasis_editbench.hub import table
 from reprbasis_editbench.judge import EDITED, RANDOM, UNEDITED, Judge, Stress
-from reprbasis_editbench.probes import Case, repeated
+from reprbasis_editbench.probes import Case
 from reprbasis_editbench.stream import one_by_one, stream
 from reprbasis_editbench.stress import changed_bytes, coarser, relearn, residue
 
@@ -17,7 +17,7 @@ from reprbasis.config.wishes import Wish
 from reprbasis.errors import DataError, UserError
 from reprbasis.interfaces.editor import EditPlan, EditRequest
 from reprbasis.interfaces.tokens import Example
-from reprbasis.kits.probes import Neutral, rows
+from reprbasis.kits.probes import Neutral, rows, said_twice
 from reprbasis.runtime.batches import Batches
 from reprbasis.runtime.wishes import asked
 from reprbasis.testing.models import tiny_checkpoint, tiny_config
@@ -112,7 +112,7 @@ def test_neutral_texts_to_fit_and_to_measure_are_different():
 
 
 def test_repeated_tokens_are_said_twice(tiny):
-    [one, two] = repeated(tiny, length=5, n=2)
+    [one, two] = said_twice(tiny, length=5, n=2)
     assert torch.equal(one.ids[:5], one.ids[5:])
     assert not torch.equal(one.ids, two.ids)
     assert not set(one.ids.tolist()) & set(tiny.tokenizer.all_special_ids)

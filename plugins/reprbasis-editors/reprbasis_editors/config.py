@@ -40,6 +40,11 @@ class SearchConfig(ComponentConfig):
     """Tokens of each text to keep that are used."""
     budget_tokens: int = Field(256, ge=1)
     """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""
+    said_twice: int = Field(0, ge=0)
+    """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy (induction) read and texts
+    hardly hold."""
+    induction: float | None = Field(None, gt=0)
+    """Most that the loss on the second halves of these rows may rise, in nats a token; null: any."""
     folds: int = Field(1, ge=1)
     """The strength is searched on prompts left out of the fit, in so many turns; prompts of one layout (template) stay together.
     1, or where there is one batch alone: on the prompts fitted."""
@@ -109,6 +114,8 @@ class FactConfig(RidgeConfig):
     """The subject after the beginnings of so many texts to keep are further places where the edit shall hold."""
     peers: int = Field(32, ge=0)
     """So many other words are put in the subject's place, and what is read there is held as well."""
+    said_twice: int = Field(6, ge=0)
+    """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy read and texts do not hold."""
 
 
 class NullSpaceConfig(LocalConfig):
@@ -148,6 +155,12 @@ class RoutingConfig(SearchConfig):
     """How many layers are looked into for them, those whose attention matters most."""
     strength: float = Field(8.0, gt=0)
     """First strength tried: nats by which the log-odds of looking at the first token rise."""
+    budget: float = Field(0.03, gt=0)
+    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token."""
+    said_twice: int = Field(6, ge=0)
+    """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy are needed for besides."""
+    induction: float | None = Field(0.2, gt=0)
+    """Most that the loss on the second halves of these rows may rise, in nats a token; null: any."""
     keep_weight: float = Field(1.0, ge=0)
     """Weight of the mean square change on the texts to keep, against the mean over the prompts to change."""
     ridge: float = Field(1e-3, gt=0)

@@ -18,12 +18,15 @@ from reprbasis.interfaces.editor import Editor, EditPlan, EditRequest
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.interfaces.tokens import TokenBatch
+from reprbasis.kits.probes import said_twice
 from reprbasis.runtime.basis import Basis
 
 from .config import SearchConfig
 from .search import Judge, search
 
 S = TypeVar("S", bound=SearchConfig)
+_SEED = 977
+"""Of the random tokens that are kept."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,11 @@ class ScaledEditor(Editor[S]):
             raise DataError("there is nothing to change", do="give a request with at least one batch of prompts")
         texts = kept(model, request, self.config.keep_tokens)
         turns = folds(request.change, self.config.folds)
+        n = self.config.said_twice
+        doubled = TokenBatch.pad(said_twice(model, length=16, n=n, seed=_SEED)).to(model.device) if n else None
         judge = Judge(model, request.change, texts, self.config.budget_tokens, None, [left for _, left in turns] or None,
-                      self.config.rivals)
-        found = self.direction(model, basis, request, texts, judge)
+                      self.config.rivals, doubled)
+        found = self.direction(model, basis, request, texts if doubled is None else [*texts, doubled], judge)
         judge.begin(found.layer)
         start = judge.margin(quick=True)
         if self.config.goal is not None and start <= self.config.goal:
@@ -96,8 +101,12 @@ class ScaledEditor(Editor[S]):
             with scaled(whole, strength).applied(model):
                 return judge.kl()
 
+        def rise_of(strength: float) -> float:
+            with scaled(whole, strength).applied(model):
+                return judge.rise()
+
         quick = None if whole.books or not found.last else partial(margin_of, quick=True)
-        settled = search(margin_of, kl_of, start, self.config, quick)
+        settled = search(margin_of, kl_of, start, self.config, quick, rise_of)
         plan, about = scaled(whole, settled.strength), dict(settled.about)
         if turns:
             about["margin_left_out"] = about["margin"]

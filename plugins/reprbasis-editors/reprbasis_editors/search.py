@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from reprbasis.errors import CapabilityError, DataError
 from reprbasis.interfaces.metric import Targets
@@ -105,17 +106,22 @@ class Judge:
             then margins can be asked for, from the embedding on.
         groups: prompts (indices of `change`) that are measured apart; None: all together.
         rivals: see `margins`.
+        doubled: rows of tokens said twice, of one length.
 
     Attributes:
         change: (group, batch) of all prompts.
-        texts, others: rows of the texts that are measured, and those that are not.
+        texts, others: rows of the texts that are measured (the last are those said twice, if any), and those that are not.
         origins: of each of these batches, from which of the prompts given (indices of `change`) its rows come.
     """
 
     def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch] = (), tokens: int = 1,
-                 layer: int | None = 0, groups: Sequence[Sequence[int]] | None = None, rivals: str = "answers") -> None:
+                 layer: int | None = 0, groups: Sequence[Sequence[int]] | None = None, rivals: str = "answers",
+                 doubled: TokenBatch | None = None) -> None:
         self.model, self.layer, self.rivals = model, layer or 0, rivals
         self.texts, self.others = some(texts, tokens)
+        self.doubled = doubled
+        if doubled is not None:
+            self.texts.append(doubled)
         self.change: list[tuple[int, ContrastBatch]] = []
         self.origins: list[list[int]] = []
         for group, chosen in enumerate([range(len(change))] if groups is None else groups):
@@ -138,6 +144,7 @@ class Judge:
             self._text_starts = [self._start(batch, None) for batch in self.texts]
         self._before = [r[self._end][r.batch.mask] for r in self._read] or [
             self._final(batch, start) for batch, start in zip(self.texts, self._text_starts, strict=True)]
+        self._fresh = 0.0 if self.doubled is None else self._loss(self._before[-1])
 
     @cached_property
     def last(self) -> list[LastToken | None]:
@@ -202,12 +209,25 @@ class Judge:
     def kl(self) -> float:
         """Mean over tokens of KL(before || now); 0 without texts. Logits exist of a few tokens at a time."""
         total, count, out = 0.0, 0, self.model.unembedding()
-        for batch, start, before in zip(self.texts, self._text_starts, self._before, strict=True):
+        texts = len(self.texts) - (self.doubled is not None)
+        for batch, start, before in list(zip(self.texts, self._text_starts, self._before, strict=True))[:texts]:
             for was, now in zip(before.split(32), self._final(batch, start).split(32), strict=True):
                 a, b = (logits_of(out, x).float().log_softmax(-1) for x in (was, now))
                 total += float((a.exp() * (a - b)).sum())
                 count += len(a)
         return total / max(count, 1)
+
+    def rise(self) -> float:
+        """How much more the second halves of what is said twice cost now, in nats a token; 0 if there is none."""
+        return 0.0 if self.doubled is None else self._loss(self._final(self.doubled, self._text_starts[-1])) - self._fresh
+
+    def _loss(self, x: Tensor) -> float:
+        """Mean over the second halves but their first tokens, from the last streams [tokens, D]."""
+        assert self.doubled is not None
+        ids = self.doubled.ids
+        half = ids.shape[1] // 2
+        logits = logits_of(self.model.unembedding(), x.view(*ids.shape, -1)[:, half:-1]).float()
+        return float(cross_entropy(logits.flatten(0, 1), ids[:, half + 1:].flatten()))
 
     def _final(self, batch: TokenBatch, start: Start | None) -> Tensor:
         """[tokens, D] the last stream."""
@@ -245,18 +265,19 @@ class Found:
 
 
 def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float], start: float, config: SearchConfig,
-           quick: Callable[[float], float] | None = None) -> Found:
-    """The smallest strength tried that meets the goal; if that exceeds the budget, about the largest within it.
+           quick: Callable[[float], float] | None = None, rise_of: Callable[[float], float] | None = None) -> Found:
+    """The smallest strength tried that meets the goal; if that exceeds a budget, about the largest within both.
 
     Args:
         margin_of: strength -> mean logit difference of the prompts to change.
         kl_of: strength -> KL divergence on the texts to keep; asked once where the first answer is within the budget.
         start: logit difference without the edit.
-        config: goal, first strength, budget, tries.
+        config: goal, first strength, budgets, tries.
         quick: a cheap stand-in for `margin_of`; it finds strengths, `margin_of` sets it right.
+        rise_of: strength -> rise of the induction loss; asked where the config sets a budget for it.
 
     Raises:
-        DataError: no strength stays within the budget.
+        DataError: no strength stays within the budgets.
     """
     goal, strength, trials = config.goal, config.strength, list[Trial]()
     if goal is not None and start <= goal:
@@ -278,19 +299,26 @@ def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float],
     slack = near if quick else 0.0
     best = min((t for t in trials if goal is not None and t.margin <= goal + slack), key=lambda t: t.strength,
                default=min(trials, key=lambda t: t.margin))
-    kl = kl_of(best.strength)
-    for _ in range(config.tries if kl > config.budget else 0):
-        strength = best.strength * min(0.9, 0.95 * (config.budget / kl) ** 0.5)  # it grows with about the square
-        kl, best = kl_of(strength), Trial(strength, torch.nan)
-        if kl <= config.budget:
+    limits = {"kl_keep": (kl_of, config.budget)}
+    if rise_of is not None and config.induction is not None:
+        limits["induction_rise"] = rise_of, config.induction
+    cost = {name: of(best.strength) for name, (of, _) in limits.items()}
+    for _ in range(config.tries):
+        used = max(cost[name] / limit for name, (_, limit) in limits.items())
+        if used <= 1:
             break
-    if kl > config.budget:
-        raise DataError(f"the weakest edit tried changes the texts to keep by {kl:.3g} nats a token",
+        strength = best.strength * min(0.9, 0.95 * used ** -0.5)  # both grow with about the square
+        cost, best = {name: of(strength) for name, (of, _) in limits.items()}, Trial(strength, torch.nan)
+    if cost["kl_keep"] > config.budget:
+        raise DataError(f"the weakest edit tried changes the texts to keep by {cost['kl_keep']:.3g} nats a token",
                         do=f"raise the budget of {config.budget:g}, lower the strength, or edit other components")
+    if config.induction is not None and cost.get("induction_rise", 0.0) > config.induction:
+        raise DataError(f"the weakest edit tried raises the loss on tokens said twice by {cost['induction_rise']:.3g} nats",
+                        do=f"raise `induction` ({config.induction:g}), lower the strength, or edit other components")
     if best.margin != best.margin:
         best = Trial(best.strength, margin_of(best.strength))
         trials.append(best)
-    return Found(best.strength, {"margin_before": start, "margin": best.margin, "kl_keep": kl,
+    return Found(best.strength, {"margin_before": start, "margin": best.margin, **cost,
                                  "reached": goal is not None and best.margin <= goal + slack,
                                  "trials": [asdict(t) for t in trials]})
 

@@ -221,6 +221,50 @@ def test_over_the_budget_the_search_goes_back():
         search(lambda s: 5.0 - s, lambda s: 1.0, 5.0, config)
 
 
+def test_the_loss_on_what_is_said_twice_has_a_budget_of_its_own():
+    config = rb.create("editor", "routing", strength=8.0, tries=12, induction=0.2).config
+    found = search(lambda s: 5.0 - s, lambda s: 0.0, 5.0, config, rise_of=lambda s: 0.02 * s**2)
+    assert 0.15 <= found.about["induction_rise"] <= 0.2
+    assert not found.about["reached"]
+    with pytest.raises(DataError, match="loss on tokens said twice by 1 nats"):
+        search(lambda s: 5.0 - s, lambda s: 0.0, 5.0, config, rise_of=lambda s: 1.0)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_loss_on_what_is_said_twice_is_that_of_whole_forwards(model, layer):
+    half = tokens(9).ids
+    doubled = TokenBatch.pad([TokenSequence(torch.cat([row, row]), sequence=i) for i, row in enumerate(half)])
+    judge = Judge(model, request_of(model).change, [tokens(3, length=16)], 20, layer, doubled=doubled)
+    weights = model.attention(1).W_O
+    name, delta = delta_of(model, weights, 0.3 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
+
+    def loss():
+        log_p = model.forward(doubled).logits.log_softmax(-1)
+        return float(torch.stack([-log_p[:, t - 1].gather(1, doubled.ids[:, t, None]) for t in range(9, 16)]).mean())
+
+    before = loss()
+    with EditPlan({name: delta}).applied(model):
+        assert abs(judge.rise() - (loss() - before)) < 1e-4
+        assert abs(judge.rise()) > 1e-2
+        kl = judge.kl()
+    texts = Judge(model, (), [tokens(3, length=16)], 20, layer)
+    with EditPlan({name: delta}).applied(model):
+        assert abs(kl - texts.kl()) < 1e-6
+
+
+def test_streams_that_were_read_serve_the_trials(model):
+    change, texts = request_of(model, (8, 11)).change, [tokens(3, length=16), tokens(4, length=12)]
+    once, again = (Judge(model, change, texts, 40, layer) for layer in (None, 1))
+    once.read([stream_before(1)])
+    once.begin(1)
+    weights = model.attention(1).W_O
+    name, delta = delta_of(model, weights, 0.3 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
+    with EditPlan({name: delta}).applied(model):
+        assert abs(once.kl() - again.kl()) < 1e-6
+        for quick in (True, False):
+            assert abs(once.margin(quick=quick) - again.margin(quick=quick)) < 1e-5
+
+
 def test_the_last_token_alone_says_the_same_of_an_edit_that_acts_there(model):
     change = request_of(model, (8, 11)).change
     layer = model.info.n_layers - 1  # nothing later reads what earlier tokens get
