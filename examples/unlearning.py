@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from edit_table import spread, table  # beside this file
 from reprbasis_editbench import memory
 from reprbasis_editbench.cases import CASES, neutral
@@ -66,7 +67,8 @@ class Authors:
         s = self.setup
         return (f"{s['n']} authors of {len(memory.QUESTIONS)} questions a seed: {s['forgotten']} are to be forgotten, as many "
                 f"were never taught, the others are retained; {s['epochs']} epochs, lr {s['lr']:g}. The reference (`{NEVER}`) is "
-                "taught the retained ones alone. `model_utility` is without generation (six parts).")
+                "taught the retained ones alone. `model_utility` is without generation (six parts), of the retained every second "
+                "question. `relearned`: probability of three quarters of the answers after two steps (lr 1e-5) on the others.")
 
     def make(self, model, seed, place):
         """Teach."""
@@ -79,17 +81,16 @@ class Authors:
     def load(self, model, seed, place, facts):
         """The same again."""
         items = memory.Taught.items(self.setup["n"], self.setup["forgotten"], seed)
-        return memory.Taught(*items, rb.load(place / "full"), EditPlan(), memory.torch.tensor(facts["ratios"]), facts["auc"])
+        return memory.Taught(*items, rb.load(place / "full"), EditPlan(), torch.tensor(facts["ratios"]), facts["auc"])
 
     def scores(self, model, world, texts):
         """Of the model as it is now."""
         found = memory.tofu_scores(model, replace(world, retain=world.retain[::2]), "", generate=False)
-        few = len(world.forget) // 4
-        texts_of = [(i.prompt, i.answer) for i in world.forget]
-        return measured(model, found, texts) | {"relearned": memory.relearned(model, texts_of[::4], [
-            t for i, t in enumerate(texts_of) if i % 4], steps=2 * (few > 0), lr=1e-5)}
+        said = [(i.prompt, i.answer) for i in world.forget]
+        again = memory.relearned(model, said[::4], [text for i, text in enumerate(said) if i % 4])
+        return measured(model, found, texts) | {"relearned": again}
 
-    def request(self, model, world, given, seed):
+    def request(self, model, world, given):
         """What a method gets."""
         if given == "refusal":
             return world.request_of_answers(model, REFUSAL)
@@ -112,7 +113,8 @@ class Passage:
         s = self.setup
         return (f"About 190 tokens, taught for {s['epochs']} steps at lr {s['lr']:g}; each seed another passage. All "
                 "tokens but the first 24 are to be forgotten. The reference is the model before. `privleak` compares the "
-                "passage's sentences with those of the other three.")
+                "passage's sentences with those of the other three. `relearned`: probability of the end after two steps (lr 1e-5) on "
+                "the beginning.")
 
     def make(self, model, seed, place):
         """Teach."""
@@ -129,10 +131,10 @@ class Passage:
         """Of the model as it is now."""
         start, rest = world.rest(model)
         half = rest.index(".", len(rest) // 3) + 1
-        return measured(model, memory.muse_scores(model, world, ""), texts) | {"relearned": memory.relearned(
-            model, [("", start + rest[:half])], [(start + rest[:half], rest[half:])], steps=2, lr=1e-5)}
+        again = memory.relearned(model, [("", start + rest[:half])], [(start + rest[:half], rest[half:])])
+        return measured(model, memory.muse_scores(model, world, ""), texts) | {"relearned": again}
 
-    def request(self, model, world, given, seed):
+    def request(self, model, world, given):
         """What a method gets."""
         return {"values": world.request, "answers": world.request_of_answers}[given](model)
 
@@ -167,7 +169,7 @@ def measured(model, found, texts):
 def method(model, part, world, options, seed, texts, control):
     """One method, measured; beside it a random edit of the same size, if it is asked for."""
     options = dict(options)
-    request = part.request(model, world, options.pop("given"), seed)
+    request = part.request(model, world, options.pop("given"))
     began = time.process_time()
     try:
         plan = rb.registry().build(rb.registry().select("editor", options)).edit(model, None, request)

@@ -115,7 +115,7 @@ class FactConfig(RidgeConfig):
     peers: int = Field(32, ge=0)
     """So many other words are put in the subject's place, and what is read there is held as well."""
     said_twice: int = Field(6, ge=0)
-    """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy read and texts do not hold."""
+    """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy read, and texts lack."""
 
 
 class NullSpaceConfig(LocalConfig):
