@@ -113,8 +113,8 @@ class Passage:
         s = self.setup
         return (f"About 190 tokens, taught for {s['epochs']} steps at lr {s['lr']:g}; each seed another passage. All "
                 "tokens but the first 24 are to be forgotten. The reference is the model before. `privleak` compares the "
-                "passage's sentences with those of the other three. `relearned`: probability of the end after two steps (lr 1e-5) on "
-                "the beginning.")
+                "passage's sentences with those of the other three. `relearned`: probability of the end after two steps (lr "
+                "1e-5) on the beginning.")
 
     def make(self, model, seed, place):
         """Teach."""
