@@ -22,7 +22,18 @@ class EraseConfig(ComponentConfig):
     """Share of what is written along the directions that is taken away; 1: all of it."""
 
 
-class SearchConfig(ComponentConfig):
+class KeepConfig(ComponentConfig):
+    """What the texts to keep allow."""
+
+    budget: float = Field(0.05, gt=0)
+    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token."""
+    keep_tokens: int = Field(64, ge=1)
+    """Tokens of each text to keep that are used."""
+    budget_tokens: int = Field(256, ge=1)
+    """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""
+
+
+class SearchConfig(KeepConfig):
     """How far an edit goes: found by forward passes."""
 
     goal: float | None = 0.0
@@ -32,14 +43,8 @@ class SearchConfig(ComponentConfig):
     the wrong answer is then what the model says; what pushes towards it then pushes past every other token, see `ahead`)."""
     strength: float = Field(1.0, gt=0)
     """First strength tried. It is doubled, then halved between, until the goal is met."""
-    budget: float = Field(0.05, gt=0)
-    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token."""
     tries: int = Field(10, ge=1)
     """Trials at most, of a forward each over the prompts to change and the texts to keep."""
-    keep_tokens: int = Field(64, ge=1)
-    """Tokens of each text to keep that are used."""
-    budget_tokens: int = Field(256, ge=1)
-    """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""
     said_twice: int = Field(0, ge=0)
     """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy (induction) read and texts
     hardly hold."""
@@ -221,7 +226,7 @@ class CodebookConfig(SiteConfig):
     """First strength tried, in lengths of the key."""
 
 
-class WithdrawConfig(ComponentConfig):
+class WithdrawConfig(KeepConfig):
     """Options of `withdraw`."""
 
     layer: int | None = Field(None, ge=0)
@@ -238,15 +243,9 @@ class WithdrawConfig(ComponentConfig):
     """Weight of the mean square change on the texts to keep, against the sum over the places."""
     ridge: float = Field(0.1, gt=0)
     """Weight of the change's own size, relative to the mean square of what the component reads."""
-    budget: float = Field(0.05, gt=0)
-    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token. It ends before that."""
-    keep_tokens: int = Field(64, ge=1)
-    """Tokens of each text to keep that are used."""
-    budget_tokens: int = Field(256, ge=1)
-    """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""
 
 
-class AsIfConfig(ComponentConfig):
+class AsIfConfig(KeepConfig):
     """Options of `as-if`."""
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
@@ -257,9 +256,3 @@ class AsIfConfig(ComponentConfig):
     """Weight of the mean square change on the texts to keep, against the sum over the places."""
     ridge: float = Field(1e-3, gt=0)
     """Weight of the change's own size, relative to the mean square of what the component reads."""
-    budget: float = Field(0.05, gt=0)
-    """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token."""
-    keep_tokens: int = Field(64, ge=1)
-    """Tokens of each text to keep that are used."""
-    budget_tokens: int = Field(256, ge=1)
-    """The budget is checked on about so many tokens of the texts to keep, evenly from all of them."""

@@ -170,7 +170,8 @@ class Fact(Ridge):
         if best is None:
             assert fault is not None
             raise fault
-        return replace(best, details={**best.details, "fell_short": tried})
+        short = [{name: list(v) if isinstance(v, tuple) else v for name, v in way.items()} for way in tried]
+        return replace(best, details={**best.details, "fell_short": short})
 
 
 class NullSpace(LocalEditor[NullSpaceConfig]):

@@ -17,7 +17,7 @@ from reprbasis.errors import DataError
 from reprbasis.interfaces.editor import Editor, EditPlan, EditRequest
 from reprbasis.interfaces.model import ModelAdapter
 from reprbasis.interfaces.tokens import TokenBatch, TokenSequence
-from reprbasis.kits.components import through_norm
+from reprbasis.kits.components import logits_of, through_norm
 from reprbasis.kits.prefixes import captured, holders, last_logits
 from reprbasis.runtime.basis import Basis
 from reprbasis.sites import Site
@@ -108,8 +108,7 @@ def _needed(model: ModelAdapter, x: Tensor, said: Tensor, goal: Tensor) -> tuple
     out, rows = model.unembedding(), torch.arange(len(x), device=x.device)
 
     def log_probs(x: Tensor) -> Tensor:
-        logits = out.norm(x) @ out.weight.T
-        return (logits if out.bias is None else logits + out.bias).float().log_softmax(-1)
+        return logits_of(out, x).float().log_softmax(-1)
 
     found = log_probs(x)
     slope = through_norm(out, x, out.weight[said].float() - found.exp() @ out.weight.float()).float()
