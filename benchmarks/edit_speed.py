@@ -7,11 +7,11 @@ is 0 or less; what is left on unseen names and wordings, and what it did to othe
 a process of its own, in turn, so that one's memory is not another's. Time is of the processor. Memory is the highest
 resident size during the edit less the resident size before it, with the model loaded and one forward made (Linux). Baselines
 that train weights hold one copy of them, to take the edit back. `graddiff-kl` and `lora-kl` hold the texts to keep by their KL
-divergence, as the local editor holds them; `lora-kl-further` goes on to -3, as 0 leaves most of what was held out, `lora-kl-held` to
--2, with the texts weighted four times as much, `lora-kl-firm` to -1, with sixteen times the weight and eight texts a step. A
-baseline's learning rate may be named (`ga:2e-5`): large ones stop after a step or two and break other text, so a ratio counts
-(`equal`) only where at most as much is left on what was held out (or less than a third of the preference) and the KL divergence on
-neutral text is at most twice that of the local editor.
+divergence, as the local editor holds them; `lora-kl-further` goes on to -3, as 0 leaves most of what was held out,
+`lora-kl-held` to -2, with the texts weighted four times as much, `lora-kl-firm` to -1, with sixteen times the weight and eight
+texts a step. A baseline's learning rate may be named (`ga:2e-5`): large ones stop after a step or two and break other text, so a
+ratio counts (`equal`) only where at most as much is left on what was held out (or less than a third of the preference) and the KL
+divergence on neutral text is at most twice that of the local editor.
 
 What `routing` costs, in forwards of the P fitted prompts (T tokens each, of L blocks; t tokens of texts to keep, b of them in the
 budget; the first edited block is the share f of the way up): finding heads, with up to 8 prompts p, 2 p/P for clean and corrupted
