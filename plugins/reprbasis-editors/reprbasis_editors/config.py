@@ -65,6 +65,8 @@ class KeyConfig(SearchConfig):
     near: int = Field(0, ge=0)
     """So many tokens of the texts to keep, those whose keys are most like the keys to change (neighbours in meaning), are held
     each for itself and not only in the mean over all tokens."""
+    neighbours: float | None = Field(None, gt=0, le=1)
+    """Most of the `peers`, as a share, after whom another token may become the likeliest; null: any."""
     peers: int = Field(0, ge=0)
     """So many other words are put in the subject's place (role `at`, or `subject` with `at: answer`) and what is read there is
     held as well: words that the model itself finds likely there or alike. What an edit of one subject spoils first."""
@@ -119,6 +121,8 @@ class FactConfig(RidgeConfig):
     """The subject after the beginnings of so many texts to keep are further places where the edit shall hold."""
     peers: int = Field(32, ge=0)
     """So many other words are put in the subject's place, and what is read there is held as well."""
+    neighbours: float | None = Field(0.5, gt=0, le=1)
+    """Most of them, as a share, after whom another token may become the likeliest; null: any."""
     said_twice: int = Field(6, ge=0)
     """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy read, and texts lack."""
 

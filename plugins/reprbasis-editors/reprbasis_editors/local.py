@@ -60,7 +60,10 @@ class LocalEditor(ScaledEditor[L]):
                     keys[part][i] = torch.cat([keys[part][i], there], 1)
                     ways[part][i] = torch.cat([ways[part][i], ways[part][i][:, :1].expand(-1, there.shape[1])], 1)
         known = read_in(model, {part: torch.cat(held, 1) for part, held in keys.items()}, texts, c.near)
-        hold(model, known, [peers(model, item, c.at, c.peers) for item in request.change])
+        others_like = [peers(model, item, c.at, c.peers) for item in request.change]
+        hold(model, known, others_like)
+        if c.neighbours is not None:
+            judge.spare = [found[0] for found in others_like if found is not None]
 
         def fit(which: Sequence[int]) -> EditPlan:
             plans = []
@@ -73,7 +76,8 @@ class LocalEditor(ScaledEditor[L]):
                 plans.append(part.plan(model, self.solve(wanted, here, moment)))
             return together(*plans)
 
-        return Direction(fit, {"components": chosen}, min(part.layer for part in parts), last=c.at == "answer")
+        first = min(part.layer for part in parts)
+        return Direction(fit, {"components": chosen}, first, last=c.at == "answer", spared=c.neighbours)
 
     def _chosen(self, model: ModelAdapter, request: EditRequest, judge: Judge) -> dict[str, dict[str, float]]:
         """Component -> why: named by the user, or P, gain and what zeroing it takes from the logit difference."""

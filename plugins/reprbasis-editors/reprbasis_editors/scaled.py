@@ -22,7 +22,7 @@ from reprbasis.kits.probes import said_twice
 from reprbasis.runtime.basis import Basis
 
 from .config import SearchConfig
-from .search import Judge, search
+from .search import Judge, Limit, search
 
 S = TypeVar("S", bound=SearchConfig)
 _SEED = 977
@@ -39,12 +39,14 @@ class Direction:
         details: why these components, and whatever else is to be said; JSON values.
         layer: the first layer that it changes; trials begin there.
         last: whether it acts at the last token above all, so that trials may run that token alone.
+        spared: most of what the judge shall spare that may change; None: any.
     """
 
     fit: Callable[[Sequence[int]], EditPlan]
     details: Mapping[str, Any]
     layer: int = 0
     last: bool = False
+    spared: float | None = None
 
 
 class ScaledEditor(Editor[S]):
@@ -97,16 +99,22 @@ class ScaledEditor(Editor[S]):
                     total += n * judge.margin(group if turns else None, quick=quick)
             return total / sum(sizes)
 
-        def kl_of(strength: float) -> float:
-            with scaled(whole, strength).applied(model):
-                return judge.kl()
+        def cost(measure: Callable[[], float]) -> Callable[[float], float]:
+            def of(strength: float) -> float:
+                with scaled(whole, strength).applied(model):
+                    return measure()
 
-        def rise_of(strength: float) -> float:
-            with scaled(whole, strength).applied(model):
-                return judge.rise()
+            return of
 
+        further = {}
+        if self.config.induction is not None:
+            further["induction_rise"] = Limit(cost(judge.rise), self.config.induction, "induction",
+                                              "raises the loss on tokens said twice by {:.3g} nats a token")
+        if found.spared is not None:
+            further["peers_changed"] = Limit(cost(judge.changed), found.spared, "neighbours",
+                                             "changes what is likeliest after {:.0%} of the peers")
         quick = None if whole.books or not found.last else partial(margin_of, quick=True)
-        settled = search(margin_of, kl_of, start, self.config, quick, rise_of)
+        settled = search(margin_of, cost(judge.kl), start, self.config, quick, further)
         plan, about = scaled(whole, settled.strength), dict(settled.about)
         if turns:
             about["margin_left_out"] = about["margin"]

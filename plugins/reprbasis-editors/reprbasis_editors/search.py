@@ -3,7 +3,7 @@
 Shapes: B prompts, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -109,6 +109,7 @@ class Judge:
         doubled: rows of tokens said twice, of one length.
 
     Attributes:
+        spare: prompts whose likeliest next token should stay, to be set before `begin`.
         change: (group, batch) of all prompts.
         texts, others: rows of the texts that are measured (the last are those said twice, if any), and those that are not.
         origins: of each of these batches, from which of the prompts given (indices of `change`) its rows come.
@@ -129,6 +130,7 @@ class Judge:
                 self.change.append((group, item))
                 self.origins.append([chosen[i] for i in origins])
         self.prompts = sum(map(len, self.origins))
+        self.spare: Sequence[TokenBatch] = ()
         self._read: list[ForwardResult] = []
         self._starts: list[Start | None] = [None] * len(self.change)
         if layer is not None:
@@ -144,6 +146,8 @@ class Judge:
             self._text_starts = [self._start(batch, None) for batch in self.texts]
         self._before = [r[self._end][r.batch.mask] for r in self._read] or [
             self._final(batch, start) for batch, start in zip(self.texts, self._text_starts, strict=True)]
+        self._spare_starts = [self._start(batch, None) for batch in self.spare]
+        self._tops = self._likeliest()
         self._fresh = 0.0 if self.doubled is None else self._loss(self._before[-1])
 
     @cached_property
@@ -221,6 +225,18 @@ class Judge:
         """How much more the second halves of what is said twice cost now, in nats a token; 0 if there is none."""
         return 0.0 if self.doubled is None else self._loss(self._final(self.doubled, self._text_starts[-1])) - self._fresh
 
+    def changed(self) -> float:
+        """Share of the prompts to spare after which another token is the likeliest now; 0 without any."""
+        return float((self._likeliest() != self._tops).double().mean()) if len(self._tops) else 0.0
+
+    def _likeliest(self) -> Tensor:
+        tops = [torch.empty(0, dtype=torch.long, device=self.model.device)]
+        for batch, start in zip(self.spare, self._spare_starts, strict=True):
+            logits = self.model.forward(batch, start=start, logits="last").logits
+            assert logits is not None
+            tops.append(logits[:, 0].argmax(1))
+        return torch.cat(tops)
+
     def _loss(self, x: Tensor) -> float:
         """Mean over the second halves but their first tokens, from the last streams [tokens, D]."""
         assert self.doubled is not None
@@ -264,9 +280,26 @@ class Found:
     about: dict[str, object]
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What else an edit may cost.
+
+    Args:
+        cost: of a strength.
+        most: of it.
+        option: that says so.
+        told: what it does to the model, with a place for the cost.
+    """
+
+    cost: Callable[[float], float]
+    most: float
+    option: str
+    told: str
+
+
 def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float], start: float, config: SearchConfig,
-           quick: Callable[[float], float] | None = None, rise_of: Callable[[float], float] | None = None) -> Found:
-    """The smallest strength tried that meets the goal; if that exceeds a budget, about the largest within both.
+           quick: Callable[[float], float] | None = None, further: Mapping[str, Limit] | None = None) -> Found:
+    """The smallest strength tried that meets the goal; if that exceeds a budget, about the largest within all of them.
 
     Args:
         margin_of: strength -> mean logit difference of the prompts to change.
@@ -274,7 +307,7 @@ def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float],
         start: logit difference without the edit.
         config: goal, first strength, budgets, tries.
         quick: a cheap stand-in for `margin_of`; it finds strengths, `margin_of` sets it right.
-        rise_of: strength -> rise of the induction loss; asked where the config sets a budget for it.
+        further: other limits, by name.
 
     Raises:
         DataError: no strength stays within the budgets.
@@ -299,22 +332,19 @@ def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float],
     slack = near if quick else 0.0
     best = min((t for t in trials if goal is not None and t.margin <= goal + slack), key=lambda t: t.strength,
                default=min(trials, key=lambda t: t.margin))
-    limits = {"kl_keep": (kl_of, config.budget)}
-    if rise_of is not None and config.induction is not None:
-        limits["induction_rise"] = rise_of, config.induction
-    cost = {name: of(best.strength) for name, (of, _) in limits.items()}
+    kl = Limit(kl_of, config.budget, "budget", "changes the texts to keep by {:.3g} nats a token")
+    limits = {"kl_keep": kl, **(further or {})}
+    cost = {name: limit.cost(best.strength) for name, limit in limits.items()}
     for _ in range(config.tries):
-        used = max(cost[name] / limit for name, (_, limit) in limits.items())
+        used = max(cost[name] / limit.most for name, limit in limits.items())
         if used <= 1:
             break
-        strength = best.strength * min(0.9, 0.95 * used ** -0.5)  # both grow with about the square
-        cost, best = {name: of(strength) for name, (of, _) in limits.items()}, Trial(strength, torch.nan)
-    if cost["kl_keep"] > config.budget:
-        raise DataError(f"the weakest edit tried changes the texts to keep by {cost['kl_keep']:.3g} nats a token",
-                        do=f"raise the budget of {config.budget:g}, lower the strength, or edit other components")
-    if config.induction is not None and cost.get("induction_rise", 0.0) > config.induction:
-        raise DataError(f"the weakest edit tried raises the loss on tokens said twice by {cost['induction_rise']:.3g} nats",
-                        do=f"raise `induction` ({config.induction:g}), lower the strength, or edit other components")
+        strength = best.strength * min(0.9, 0.95 * used ** -0.5)  # divergence and loss grow with about the square
+        cost, best = {name: limit.cost(strength) for name, limit in limits.items()}, Trial(strength, torch.nan)
+    for name, limit in limits.items():
+        if cost[name] > limit.most:
+            raise DataError(f"the weakest edit tried {limit.told.format(cost[name])}",
+                            do=f"raise `{limit.option}` ({limit.most:g}), lower the strength, or edit other components")
     if best.margin != best.margin:
         best = Trial(best.strength, margin_of(best.strength))
         trials.append(best)

@@ -9,7 +9,7 @@ from reprbasis_editors.local import ComponentSGD
 from reprbasis_editors.localise import heads_that_matter
 from reprbasis_editors.routing import towards_sink
 from reprbasis_editors.scaled import folds, together
-from reprbasis_editors.search import Judge, margins, merged, search, some
+from reprbasis_editors.search import Judge, Limit, margins, merged, search, some
 
 import reprbasis as rb
 from reprbasis.errors import DataError, ShapeError
@@ -223,11 +223,13 @@ def test_over_the_budget_the_search_goes_back():
 
 def test_the_loss_on_what_is_said_twice_has_a_budget_of_its_own():
     config = rb.create("editor", "routing", strength=8.0, tries=12, induction=0.2).config
-    found = search(lambda s: 5.0 - s, lambda s: 0.0, 5.0, config, rise_of=lambda s: 0.02 * s**2)
-    assert 0.15 <= found.about["induction_rise"] <= 0.2
+    limit = Limit(lambda s: 0.02 * s**2, 0.2, "induction", "")
+    found = search(lambda s: 5.0 - s, lambda s: 0.0, 5.0, config, None, {"rise": limit})
+    assert 0.15 <= found.about["rise"] <= 0.2
     assert not found.about["reached"]
-    with pytest.raises(DataError, match="loss on tokens said twice by 1 nats"):
-        search(lambda s: 5.0 - s, lambda s: 0.0, 5.0, config, rise_of=lambda s: 1.0)
+    limit = Limit(lambda s: 1.0, 0.2, "induction", "costs {:g} nats")
+    with pytest.raises(DataError, match="weakest edit tried costs 1 nats"):
+        search(lambda s: 5.0 - s, lambda s: 0.0, 5.0, config, None, {"rise": limit})
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -250,6 +252,26 @@ def test_the_loss_on_what_is_said_twice_is_that_of_whole_forwards(model, layer):
     texts = Judge(model, (), [tokens(3, length=16)], 20, layer)
     with EditPlan({name: delta}).applied(model):
         assert abs(kl - texts.kl()) < 1e-6
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_what_is_likeliest_after_others_is_watched(model, layer):
+    others = [tokens(5, rows=6), tokens(6, rows=3, length=11)]
+    judge = Judge(model, request_of(model).change, layer=None)
+    judge.spare = others
+    judge.begin(layer)
+    assert judge.changed() == 0
+    weights = model.attention(1).W_O
+    name, delta = delta_of(model, weights, torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
+
+    def tops():
+        return torch.cat([model.forward(batch, logits="last").logits[:, 0].argmax(1) for batch in others])
+
+    before = tops()
+    with EditPlan({name: delta}).applied(model):
+        share = float((tops() != before).double().mean())
+        assert judge.changed() == pytest.approx(share)
+    assert share > 0.3
 
 
 def test_streams_that_were_read_serve_the_trials(model):

@@ -254,7 +254,7 @@ def test_a_small_budget_is_kept_or_the_edit_refused():
     editor = rb.create("editor", "ridge", budget=0.01, tries=12)
     plan = editor.edit(model, toy_basis(model, identity=True), request)
     assert plan.details["kl_keep"] <= 0.01
-    with pytest.raises(DataError, match="raise the budget"):
+    with pytest.raises(DataError, match="raise `budget`"):
         rb.create("editor", "ridge", budget=1e-9, tries=1, goal=None, strength=50.0).edit(
             model, toy_basis(model, identity=True), request)
     with pytest.raises(DataError, match="a lower goal"):
