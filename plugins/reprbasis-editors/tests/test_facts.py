@@ -135,10 +135,10 @@ def test_a_subject_that_is_not_marked_is_the_token_that_the_answer_hangs_on(tmp_
 def test_where_the_subject_does_not_lead_the_answer_is_written(model, item):
     """A goal that the first ways do not reach ends at the MLP below the last; the plan tells what was tried."""
     request = EditRequest(alone(item)[:1], [Example(text="The keys to the cabinet are on the table.")])
-    plan = rb.create("editor", "fact", budget=50.0, goal=-30.0, tries=3).edit(model, None, request)
+    plan = rb.create("editor", "fact", budget=50.0, neighbours=None, goal=-30.0, tries=3).edit(model, None, request)
     assert plan.details["reached"] or len(plan.details["fell_short"]) == 3
     assert all({"margin_fitted", "failed"} & set(way) for way in plan.details["fell_short"])
-    easy = rb.create("editor", "fact", budget=50.0, goal=None, strength=1.0).edit(model, None, request)
+    easy = rb.create("editor", "fact", budget=50.0, neighbours=None, goal=None, strength=1.0).edit(model, None, request)
     assert easy.details["fell_short"] == []
     assert set(easy.details["components"]) <= {f"values.{n}" for n in range(model.info.n_layers)}
 
@@ -146,7 +146,7 @@ def test_where_the_subject_does_not_lead_the_answer_is_written(model, item):
 def test_several_prompts_are_edits_of_their_own(model, item):
     """Each has its strength, the one before in force; asked again with the plan in force, nothing is left to do."""
     request = EditRequest([item], [Example(text="The keys to the cabinet are on the table.")])
-    editor = rb.create("editor", "fact", budget=50.0, goal=-0.5)
+    editor = rb.create("editor", "fact", budget=50.0, neighbours=None, goal=-0.5)
     plan = editor.edit(model, None, request)
     about = plan.details["edits"]
     assert len(about) == 2
