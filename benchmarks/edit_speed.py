@@ -13,10 +13,10 @@ texts a step. A baseline's learning rate may be named (`ga:2e-5`): large ones st
 ratio counts (`equal`) only where at most as much is left on what was held out (or less than a third of the preference) and the KL
 divergence on neutral text is at most twice that of the local editor.
 
-What `routing` costs, in forwards of the P fitted prompts (T tokens each, of L blocks; t tokens of texts to keep and random ones, b of
-them in the budgets; the first edited block is the share f of the way up): the prompts 1; finding heads, with up to 8 prompts p, p/P
-for the corrupted ones and about (L/2 + heads looked into * (1 - f)) p/(P T) for all trials, which run the last token alone; search
-1 - f for each whole trial, of which there are two or three; texts (t + (1 - f) b)/(P T).
+What `routing` costs, in forwards of the P fitted prompts (T tokens each, of L blocks; t tokens of texts to keep and random
+ones, b of them in the budgets; the first edited block is the share f of the way up): the prompts 1; finding heads, with up
+to 8 prompts p, p/P for the corrupted ones and about (L/2 + heads looked into * (1 - f)) p/(P T) for all trials, which run
+the last token alone; search 1 - f for each whole trial, of which there are two or three; texts (t + (1 - f) b)/(P T).
 """
 
 import argparse
