@@ -30,6 +30,10 @@ class Targets:
     wrong: Tensor | None = None
     reference: Tensor | None = None
 
+    def take(self, rows: Tensor) -> Targets:
+        """Of these rows of the batch, [n] indices."""
+        return Targets(*(None if t is None else t[rows] for t in (self.answer, self.wrong, self.reference)))
+
 
 class Metric(Configured[C]):
     """A number per row of the batch."""

@@ -41,6 +41,11 @@ class ContrastBatch:
     targets: Targets
     roles: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def take(self, rows: Tensor) -> ContrastBatch:
+        """The batch made of these rows, [n] indices."""
+        return ContrastBatch(self.clean.take(rows), None if self.corrupt is None else self.corrupt.take(rows),
+                             self.targets.take(rows), {name: places[rows] for name, places in self.roles.items()})
+
 
 @dataclass(frozen=True)
 class ScoreTable(Artifact):

@@ -17,9 +17,12 @@ from ..errors import CapabilityError
 from ..interfaces.model import AttentionWeights, ModelAdapter
 from ..interfaces.tokens import TokenBatch
 from ..kits.components import HeadsInContext, keys, logits_of, project, queries, stream_before
+from .products import linear
 
 _CHECKED = 4
 """Prompts on which it is checked that the blocks add up."""
+_STEP = 64
+"""Rows by which the work of a block grows: blocks of one size use the same memory again."""
 
 
 class LastToken:
@@ -32,6 +35,7 @@ class LastToken:
         model: the model.
         batch: the prompts.
         first: the first block that trials may change.
+        check: whether to find out if this model can be run so; once is enough.
 
     Attributes:
         streams: block -> [B, T, D] the stream before it.
@@ -42,7 +46,7 @@ class LastToken:
     """
 
     @torch.no_grad()
-    def __init__(self, model: ModelAdapter[Any], batch: TokenBatch, first: int = 0) -> None:
+    def __init__(self, model: ModelAdapter[Any], batch: TokenBatch, first: int = 0, *, check: bool = True) -> None:
         blocks = range(first, model.info.n_layers)
         result = model.forward(batch, capture=[stream_before(n) for n in blocks], logits="last")
         assert result.logits is not None
@@ -50,19 +54,21 @@ class LastToken:
         self.streams = {n: result[stream_before(n)] for n in blocks}
         self.at, self.rows = batch.last(), torch.arange(len(batch.ids), device=batch.ids.device)
         self._past: dict[int, tuple[Tensor, Tensor]] = {}
+        if not check:
+            return
         some = self.take(self.rows[:_CHECKED])
         again, near = some.logits_of(some.final()[0]), float(some.logits.abs().max())
         if model.standing or not torch.allclose(again, some.logits, rtol=2e-2, atol=2e-2 * near):
             raise CapabilityError("the blocks of this model do not add up to stream + attention + MLP",
                                   do="name the components, so that none need be searched")
 
-    def take(self, rows: Tensor) -> LastToken:
-        """The same of these prompts alone, [n] indices; no forward."""
+    def take(self, rows: Tensor | slice) -> LastToken:
+        """The same of these prompts alone, [n] indices (or a slice, then streams are not copied); no forward."""
         other = copy(self)
-        other.batch, other.logits, other.at = self.batch.take(rows), self.logits[rows], self.at[rows]
+        other.batch, other.logits, other.at = self.batch.take(self.rows[rows]), self.logits[rows], self.at[rows]
         other.streams = {n: x[rows] for n, x in self.streams.items()}
         other._past = {n: (k[:, rows], v[:, rows]) for n, (k, v) in self._past.items()}
-        other.rows = self.rows[:len(rows)]
+        other.rows = self.rows[:len(other.at)]
         return other
 
     def written(self, layer: int) -> Tensor:
@@ -91,22 +97,22 @@ class LastToken:
         trials = list(added) or [(self.first if first is None else first, torch.zeros_like(self.streams[self.first][:, 0]))]
         if [n for n, _ in trials] != sorted(n for n, _ in trials):
             raise ValueError("trials must go upwards")
-        x = self.streams[self.first].new_zeros(0, *self.streams[self.first][:, 0].shape)
+        added_there, n = torch.stack([value for _, value in trials]).to(self.streams[self.first]), 0
+        out, step = torch.zeros_like(added_there), -(-_STEP // max(1, len(self.rows)))
         for layer in range(trials[0][0], self.model.info.n_layers):
-            new = [value for n, value in trials if n == layer]
-            x = torch.cat([x, self.streams[layer][self.rows, self.at].expand(len(new), -1, -1)])
-            x = x + self._attention(layer, x)
-            if new:
-                x[len(x) - len(new):] += torch.stack(new).to(x)
-            mlp = self.model.mlp(layer)
-            x = x + mlp.function(mlp.norm(x))
-        return x
+            new = slice(n, n := n + sum(at == layer for at, _ in trials))
+            x, mlp = out[:-(-n // step) * step], self.model.mlp(layer)
+            x[new] = self.streams[layer][self.rows, self.at]
+            x += self._attention(layer, x)
+            x[new] += added_there[new]
+            x += mlp.function(mlp.norm(x))
+        return out
 
     def _attention(self, layer: int, x: Tensor) -> Tensor:
         """[K, B, D] streams of the last token before a block -> [K, B, D] what its attention writes there."""
         weights = self.model.attention(layer)
         mixed, constant = self._mixed(layer, weights, x)
-        return torch.einsum("hkbe,hde->kbd", mixed, weights.W_O) + constant
+        return linear(mixed.movedim(0, -2).flatten(-2), weights.W_O.movedim(0, 1).flatten(1), constant)
 
     def _mixed(self, layer: int, weights: AttentionWeights, x: Tensor) -> tuple[Tensor, Tensor]:
         """[H, K, B, E] what each head's slice of the output matrix reads, without value bias; [D] `HeadsInContext.constant`."""

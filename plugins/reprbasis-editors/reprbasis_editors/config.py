@@ -42,7 +42,7 @@ class SearchConfig(KeepConfig):
     """What the wrong answer is compared with for that: the answers, or whatever other token is likeliest (with a goal below 0
     the wrong answer is then what the model says; what pushes towards it then pushes past every other token, see `ahead`)."""
     strength: float = Field(1.0, gt=0)
-    """First strength tried. It is doubled, then halved between, until the goal is met."""
+    """First strength tried. It is raised, at most doubled each time, then narrowed down, until the goal is met."""
     tries: int = Field(10, ge=1)
     """Trials at most, of a forward each over the prompts to change and the texts to keep."""
     said_twice: int = Field(0, ge=0)
@@ -114,7 +114,7 @@ class FactConfig(RidgeConfig):
     rivals: Literal["answers", "all"] = "all"
     """As in `ridge`."""
     strength: float = Field(60.0, gt=0)
-    """First strength tried. It is doubled, then halved between, until the goal is met."""
+    """First strength tried. It is raised, at most doubled each time, then narrowed down, until the goal is met."""
     near: int = Field(16, ge=0)
     """So many tokens of the texts to keep, those most like the keys to change, are held each for itself."""
     contexts: int = Field(8, ge=0)

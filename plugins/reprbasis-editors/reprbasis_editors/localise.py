@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reprbasis.interfaces.metric import Targets
-from reprbasis.interfaces.scorer import ContrastBatch
 from reprbasis.runtime.last import LastToken
 
 from .search import Judge, margins_at
@@ -34,26 +32,26 @@ def heads_that_matter(judge: Judge, *, layers: int, prompts: int = 8) -> dict[tu
     Raises:
         CapabilityError: see `LastToken`.
     """
-    model, count = judge.model, len({i for origins in judge.origins for i in origins})
-    used, runs = [], []
-    for (_, item), origins, run in zip(judge.change, judge.origins, judge.last, strict=True):
-        ranks = [origins[:row].count(i) for row, i in enumerate(origins)]
-        rows = [row for row, i in enumerate(origins) if i < prompts and ranks[row] < max(1, prompts // count)]
+    model, count = judge.model, len({i for part in judge.change for i in part.origins})
+    used, others = [], []
+    for part in judge.change:
+        ranks = [part.origins[:row].count(i) for row, i in enumerate(part.origins)]
+        rows = [row for row, i in enumerate(part.origins) if i < prompts and ranks[row] < max(1, prompts // count)]
         if rows:
-            kept = torch.tensor(rows, device=item.clean.ids.device)
-            used.append(_taken(item, kept))
-            runs.append((LastToken(model, item.clean) if run is None else run).take(kept))
-    others = [None if i.corrupt is None else LastToken(model, i.corrupt) for i in used]
+            taken = part.take(rows)
+            corrupt = taken.item.corrupt
+            used.append((taken.item, LastToken(model, taken.item.clean) if taken.last is None else taken.last))
+            others.append(None if corrupt is None else LastToken(model, corrupt, check=False))
 
     def exchange(layer: int) -> list[Tensor]:
         """[H, B, D] of each batch."""
         return [(0 if other is None else other.written(layer)) - run.written(layer)
-                for run, other in zip(runs, others, strict=True)]
+                for (_, run), other in zip(used, others, strict=True)]
 
     def margin(trials: Sequence[tuple[int, Sequence[Tensor]]]) -> Tensor:
         """[K] of trials: (layer, what is added there in each batch)."""
         found = [margins_at(run, run.final([(n, parts[i]) for n, parts in trials]), item.targets)
-                 for i, (item, run) in enumerate(zip(used, runs, strict=True))]
+                 for i, (item, run) in enumerate(used)]
         return torch.cat(found, 1).mean(1)
 
     parts = {n: exchange(n) for n in range(model.info.n_layers)}
@@ -65,7 +63,3 @@ def heads_that_matter(judge: Judge, *, layers: int, prompts: int = 8) -> dict[tu
     left = margin([(n, [part[head] for part in parts[n]]) for n, head in names]).tolist()
     return dict(sorted(((name, start - m) for name, m in zip(names, left, strict=True)), key=lambda item: -item[1]))
 
-
-def _taken(item: ContrastBatch, rows: Tensor) -> ContrastBatch:
-    answer, wrong = (None if t is None else t[rows] for t in (item.targets.answer, item.targets.wrong))
-    return ContrastBatch(item.clean.take(rows), None if item.corrupt is None else item.corrupt.take(rows), Targets(answer, wrong))

@@ -18,6 +18,7 @@ from reprbasis.interfaces.tokens import TokenBatch
 from reprbasis.kits.components import keys, stream_before
 from reprbasis.kits.weights import delta_of
 from reprbasis.runtime.basis import Basis
+from reprbasis.runtime.products import linear
 
 from .config import RoutingConfig
 from .local import prior
@@ -73,10 +74,10 @@ class Routing(ScaledEditor[RoutingConfig]):
         c, chosen = self.config, self._chosen(model, judge)
         layers = sorted({n for n, _ in chosen})
         streams, moments = judge.streams(layers), _moments(model, layers, judge)
-        origins = torch.tensor([i for part in judge.origins for i in part])
+        origins = torch.tensor([i for part in judge.change for i in part.origins])
         known = [(model.attention(n).W_Q[head], moments[n],
-                  [towards_sink(model.attention(n), head, x[n], item.clean, item.clean.last())
-                   for x, (_, item) in zip(streams, judge.change, strict=True)])
+                  [towards_sink(model.attention(n), head, x[n], part.item.clean, part.item.clean.last())
+                   for x, part in zip(streams, judge.change, strict=True)])
                  for n, head in chosen]
 
         def fit(which: Sequence[int]) -> EditPlan:
@@ -125,6 +126,6 @@ def _moments(model: ModelAdapter, layers: Sequence[int], judge: Judge) -> dict[i
     for result in chain(judge.read(sites.values()), others):
         count += int(result.batch.mask.sum())
         for n, site in sites.items():
-            rows = model.attention(n).norm(result[site])[result.batch.mask].double()
-            totals[n] += rows.T @ rows
+            rows = model.attention(n).norm(result[site])[result.batch.mask].T
+            totals[n] += linear(rows, rows)
     return {n: total / max(count, 1) for n, total in totals.items()}

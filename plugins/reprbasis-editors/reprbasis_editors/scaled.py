@@ -22,7 +22,7 @@ from reprbasis.kits.probes import said_twice
 from reprbasis.runtime.basis import Basis
 
 from .config import SearchConfig
-from .search import Judge, Limit, search
+from .search import Judge, Limit, batched, search
 
 S = TypeVar("S", bound=SearchConfig)
 _SEED = 977
@@ -119,7 +119,7 @@ class ScaledEditor(Editor[S]):
         if turns:
             about["margin_left_out"] = about["margin"]
             with plan.applied(model):
-                about["margin"] = judge.margin()
+                about["margin"] = judge.margin(quick=quick is not None)
         about["margin_fitted"] = about.pop("margin")
         size = model.parameters()
         return replace(plan, details={
@@ -144,10 +144,9 @@ def together(*plans: EditPlan) -> EditPlan:
 
 
 def kept(model: ModelAdapter, request: EditRequest, tokens: int) -> list[TokenBatch]:
-    """The texts to keep, cut, packed into rows, in batches of up to 16."""
-    found = sorted((s.cut(tokens) for s in model.tokenize(list(request.keep))), key=len, reverse=True)
-    packs = TokenBatch.pack(found, length=len(found[0]), rows=16, pad_id=model.pad_id) if found else ()
-    return [batch.to(model.device) for batch in packs]
+    """The texts to keep, cut, in batches."""
+    found = [s.cut(tokens) for s in model.tokenize(list(request.keep))]
+    return [batch.to(model.device) for batch in batched(found, model.pad_id)]
 
 
 def folds(change: Sequence[ContrastBatch], count: int) -> list[tuple[list[int], list[int]]]:

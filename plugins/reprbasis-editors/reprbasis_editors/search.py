@@ -3,8 +3,10 @@
 Shapes: B prompts, T tokens, V vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +29,12 @@ _NEAR = 0.05
 """The goal is met to within this share of the way to it."""
 _AGAIN = 3
 """Times that a search by the last token alone is set right by whole forwards, at most."""
+_ROWS = 32
+"""Tokens whose logits exist at a time."""
+_TOGETHER = 384
+"""Tokens of a batch of texts, with the padding."""
+_SPARE = 64
+"""Padding that costs less than a batch more."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,32 @@ def _stacked(given: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat([torch.nn.functional.pad(t, (0, wide - t.shape[1]), value=-1) for t in there])
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of the prompts to change.
+
+    Args:
+        item: the prompts.
+        origins: from which of the batches given (indices) each row comes.
+        last: their last tokens; None where `LastToken` refuses.
+        start: where forwards begin; None: with the embedding.
+    """
+
+    item: ContrastBatch
+    origins: Sequence[int]
+    last: LastToken | None = None
+    start: Start | None = None
+
+    def take(self, rows: Sequence[int]) -> Prompts:
+        """These rows."""
+        if list(rows) == list(range(len(self.origins))):
+            return self
+        index = torch.tensor(rows, device=self.item.clean.ids.device)
+        at = slice(rows[0], rows[-1] + 1) if list(rows) == list(range(rows[0], rows[-1] + 1)) else index
+        return Prompts(self.item.take(index), [self.origins[i] for i in rows], None if self.last is None else self.last.take(at),
+                       None if self.start is None else Start(self.start.site, self.start.value[at]))
+
+
 class Judge:
     """Measures a plan by forward passes.
 
@@ -110,9 +144,8 @@ class Judge:
 
     Attributes:
         spare: prompts whose likeliest next token should stay, to be set before `begin`.
-        change: (group, batch) of all prompts.
+        prompts: how many prompts there are to change.
         texts, others: rows of the texts that are measured (the last are those said twice, if any), and those that are not.
-        origins: of each of these batches, from which of the prompts given (indices of `change`) its rows come.
     """
 
     def __init__(self, model: ModelAdapter, change: Sequence[ContrastBatch], texts: Sequence[TokenBatch] = (), tokens: int = 1,
@@ -123,41 +156,44 @@ class Judge:
         self.doubled = doubled
         if doubled is not None:
             self.texts.append(doubled)
-        self.change: list[tuple[int, ContrastBatch]] = []
-        self.origins: list[list[int]] = []
-        for group, chosen in enumerate([range(len(change))] if groups is None else groups):
-            for item, origins in merged([change[i] for i in chosen]):
-                self.change.append((group, item))
-                self.origins.append([chosen[i] for i in origins])
-        self.prompts = sum(map(len, self.origins))
+        self._groups = [list(range(len(change)))] if groups is None else [list(chosen) for chosen in groups]
+        order = [i for chosen in self._groups for i in chosen]
+        self._merged = [Prompts(item, [order[i] for i in origins]) for item, origins in merged([change[i] for i in order])]
+        self.prompts = sum(len(part.origins) for part in self._merged)
         self.spare: Sequence[TokenBatch] = ()
         self._read: list[ForwardResult] = []
-        self._starts: list[Start | None] = [None] * len(self.change)
         if layer is not None:
             self.begin(layer)
 
     def begin(self, layer: int) -> None:
         """Keep the streams of the unedited model before this layer, from what has been read of it or by further forwards."""
         self.layer = layer
-        self._starts = [self._start(item.clean, last) for (_, item), last in zip(self.change, self.last, strict=True)]
+        self.change = [replace(part, start=self._start(part.item.clean, part.last)) for part in self.change]
+        self._parts = [[part.take(rows) for part in self.change
+                        if (rows := [r for r, i in enumerate(part.origins) if i in group])]
+                       for group in self._groups]
         if layer and self._read and (site := stream_before(layer)) in self._read[0].sites:
             self._text_starts = [None if r.batch.extra else Start(site, r[site]) for r in self._read]
         else:
-            self._text_starts = [self._start(batch, None) for batch in self.texts]
+            self._text_starts = [self._start(batch) for batch in self.texts]
         self._before = [r[self._end][r.batch.mask] for r in self._read] or [
             self._final(batch, start) for batch, start in zip(self.texts, self._text_starts, strict=True)]
-        self._spare_starts = [self._start(batch, None) for batch in self.spare]
+        self._spare_starts = [self._start(batch) for batch in self.spare]
         self._tops = self._likeliest()
         self._fresh = 0.0 if self.doubled is None else self._loss(self._before[-1])
 
     @cached_property
-    def last(self) -> list[LastToken | None]:
-        """The last tokens of each batch, from the layer on that is known at the first call; None where `LastToken` refuses."""
-        return [self._last(item.clean) for _, item in self.change]
+    def change(self) -> list[Prompts]:
+        """All prompts, in few batches, their last tokens from the layer on that is known at the first call."""
+        found: list[Prompts] = []
+        for part in self._merged:
+            known = any(other.last is not None for other in found)
+            found.append(replace(part, last=self._last(part.item.clean, check=not known)))
+        return found
 
-    def _last(self, batch: TokenBatch) -> LastToken | None:
+    def _last(self, batch: TokenBatch, *, check: bool) -> LastToken | None:
         try:
-            return LastToken(self.model, batch, self.layer)
+            return LastToken(self.model, batch, self.layer, check=check)
         except CapabilityError:
             return None
 
@@ -165,12 +201,12 @@ class Judge:
         """Of each batch of prompts: layer -> [B, T, D] the stream before it."""
         sites = {n: stream_before(n) for n in layers}
         end, found = stream_before(max(layers)), []
-        for (_, item), last in zip(self.change, self.last, strict=True):
-            if last is None:
-                run = self.model.forward(item.clean, capture=sites.values(), stop_at=end, logits="none")
+        for part in self.change:
+            if part.last is None:
+                run = self.model.forward(part.item.clean, capture=sites.values(), stop_at=end, logits="none")
                 found.append({n: run[site] for n, site in sites.items()})
             else:
-                found.append({n: last.streams[n] for n in layers})
+                found.append({n: part.last.streams[n] for n in layers})
         return found
 
     def read(self, sites: Iterable[Site]) -> list[ForwardResult]:
@@ -183,12 +219,12 @@ class Judge:
     def _end(self) -> Site:
         return Site("resid", self.model.info.n_layers - 1)
 
-    def _start(self, batch: TokenBatch, last: LastToken | None) -> Start | None:
+    def _start(self, batch: TokenBatch, last: LastToken | None = None) -> Start | None:
         if not self.layer or batch.extra:  # images may join the stream later
             return None
         site = stream_before(self.layer)
-        return Start(site, last.streams[self.layer] if last is not None else
-                     self.model.forward(batch, capture=[site], stop_at=site, logits="none")[site])
+        return Start(site, self.model.forward(batch, capture=[site], stop_at=site, logits="none")[site] if last is None else
+                     last.streams[self.layer])
 
     def margin(self, group: int | None = None, *, quick: bool = False) -> float:
         """Mean over prompts of the best answer's logit minus the best wrong answer's (without any: its log-probability).
@@ -199,15 +235,13 @@ class Judge:
                 model or the plan does not allow it, it is a forward all the same.
         """
         found = []
-        for (here, item), start, last in zip(self.change, self._starts, self.last, strict=True):
-            if group is not None and group != here:
+        for part in self.change if group is None else self._parts[group]:
+            if quick and part.last is not None and not self.model.standing:
+                found.append(margins_at(part.last, part.last.final(first=self.layer), part.item.targets, self.rivals)[0])
                 continue
-            if quick and last is not None and not self.model.standing:
-                found.append(margins_at(last, last.final(first=self.layer), item.targets, self.rivals)[0])
-                continue
-            logits = self.model.forward(item.clean, start=start, logits="last").logits
+            logits = self.model.forward(part.item.clean, start=part.start, logits="last").logits
             assert logits is not None
-            found.append(margins(logits[:, 0].float(), item.targets, self.rivals))
+            found.append(margins(logits[:, 0].float(), part.item.targets, self.rivals))
         return float(torch.cat(found).mean())
 
     def kl(self) -> float:
@@ -215,9 +249,10 @@ class Judge:
         total, count, out = 0.0, 0, self.model.unembedding()
         texts = len(self.texts) - (self.doubled is not None)
         for batch, start, before in list(zip(self.texts, self._text_starts, self._before, strict=True))[:texts]:
-            for was, now in zip(before.split(32), self._final(batch, start).split(32), strict=True):
-                a, b = (logits_of(out, x).float().log_softmax(-1) for x in (was, now))
-                total += float((a.exp() * (a - b)).sum())
+            for was, now in zip(before.split(_ROWS), self._final(batch, start).split(_ROWS), strict=True):
+                a, b = logits_of(out, torch.cat([was, now])).float().log_softmax(-1).chunk(2)
+                b -= a
+                total -= float(a.exp_().flatten() @ b.flatten())
                 count += len(a)
         return total / max(count, 1)
 
@@ -242,8 +277,10 @@ class Judge:
         assert self.doubled is not None
         ids = self.doubled.ids
         half = ids.shape[1] // 2
-        logits = logits_of(self.model.unembedding(), x.view(*ids.shape, -1)[:, half:-1]).float()
-        return float(cross_entropy(logits.flatten(0, 1), ids[:, half + 1:].flatten()))
+        seen, told = x.view(*ids.shape, -1)[:, half:-1].flatten(0, 1), ids[:, half + 1:].flatten()
+        parts = zip(seen.split(_ROWS), told.split(_ROWS), strict=True)
+        return sum(float(cross_entropy(logits_of(self.model.unembedding(), here).float(), token, reduction="sum"))
+                   for here, token in parts) / len(told)
 
     def _final(self, batch: TokenBatch, start: Start | None) -> Tensor:
         """[tokens, D] the last stream."""
@@ -355,34 +392,59 @@ def search(margin_of: Callable[[float], float], kl_of: Callable[[float], float],
 
 def _climb(margin_of: Callable[[float], float], start: float, goal: float, strength: float, tries: int, near: float
            ) -> list[Trial]:
-    """Doubles the strength until the goal is met, then halves between.
+    """Goes on, at most twice as far each time, until the goal is met; then comes back, where a straight line says, within bounds.
 
     More is not always better: what an edit does to a layer, later layers may overdo. A trial worse than a weaker one is too much.
     """
     trials: list[Trial] = []
-    low, high = 0.0, None
+    low, high = Trial(0.0, start), None
+    aim = goal - near / 2
     for _ in range(tries):
         now = Trial(strength, margin_of(strength))
         weaker = min((t.margin for t in trials if t.strength < strength), default=start)
         trials.append(now)
         if now.margin <= goal or now.margin > weaker:
-            high = strength
+            high = now
         else:
-            low = strength
-        if goal - near <= now.margin <= goal or (high is not None and high - low <= 0.02 * high):
+            low = now
+        if goal - near <= now.margin <= goal or (high is not None and high.strength - low.strength <= 0.02 * high.strength):
             break
-        strength = 2 * strength if high is None else (low + high) / 2
+        if high is None:
+            strength *= min(2.0, max(1.1, (start - aim) / max(start - now.margin, 1e-9)))
+        else:
+            share = (low.margin - aim) / (low.margin - high.margin) if high.margin < aim < low.margin else 0.5
+            strength = low.strength + min(0.9, max(0.1, share)) * (high.strength - low.strength)
     return trials
 
 
 def some(texts: Sequence[TokenBatch], tokens: int) -> tuple[list[TokenBatch], list[TokenBatch]]:
-    """Every so many rows, so that they have about so many tokens together, and the others."""
+    """Every so many rows, so that they have about so many tokens together, and the others; rows of one sequence each."""
     step, first = max(1, round(sum(int(b.mask.sum()) for b in texts) / tokens)), 0
-    chosen, others = [], []
+    found: tuple[list[TokenBatch], list[TokenBatch]] = ([], [])
+    plain: tuple[list[TokenSequence], list[TokenSequence]] = ([], [])
     for batch in texts:
         rows = torch.arange(len(batch.ids), device=batch.ids.device)
         here = (rows + first) % step == 0
         first += len(rows)
-        chosen += [batch.take(rows[here])] if bool(here.any()) else []
-        others += [batch.take(rows[~here])] if bool((~here).any()) else []
+        for part, batches, sequences in zip((rows[here], rows[~here]), found, plain, strict=True):
+            if batch.extra:  # images
+                batches += [batch.take(part)] if len(part) else []
+            else:
+                sequences += _sequences(batch.take(part))
+    chosen, others = ([*batches, *(b.to(texts[0].ids.device) for b in batched(sequences))]
+                      for batches, sequences in zip(found, plain, strict=True))
     return chosen, others
+
+
+def batched(sequences: Sequence[TokenSequence], pad_id: int = 0) -> list[TokenBatch]:
+    """The sequences by length, the longest first, in batches that stay in the cache: little padding, and no long rows."""
+    found, ordered = [], sorted(sequences, key=len, reverse=True)
+    while ordered:
+        longest = max(1, len(ordered[0]))
+        n = max(1, _TOGETHER // longest)
+        rest = ordered[n:]
+        if sum(longest - len(s) for s in rest) < _SPARE and len(rest) * longest < _TOGETHER // 2:
+            n = len(ordered)
+        found.append(TokenBatch.pad(ordered[:n], pad_id=pad_id))
+        ordered = ordered[n:]
+    return found

@@ -9,7 +9,7 @@ from reprbasis_editors.local import ComponentSGD
 from reprbasis_editors.localise import heads_that_matter
 from reprbasis_editors.routing import towards_sink
 from reprbasis_editors.scaled import folds, together
-from reprbasis_editors.search import Judge, Limit, margins, merged, search, some
+from reprbasis_editors.search import Judge, Limit, batched, margins, merged, search, some
 
 import reprbasis as rb
 from reprbasis.errors import DataError, ShapeError
@@ -199,9 +199,20 @@ def test_a_cheap_stand_in_is_set_right_by_whole_measurements():
 def test_some_texts_are_every_so_many_of_all():
     texts = [tokens(0, rows=4), tokens(1, rows=1), tokens(2, rows=6)]  # 8 tokens a row, 88 together
     chosen, others = some(texts, 30)
-    assert [len(b.ids) for b in chosen] == [2, 2]
-    assert [len(b.ids) for b in others] == [2, 1, 4]
+    assert [len(b.ids) for b in chosen] == [4]
+    assert [len(b.ids) for b in others] == [7]
+    both = torch.cat([*(b.ids for b in chosen), *(b.ids for b in others)])
+    assert sorted(both.tolist()) == sorted(torch.cat([b.ids for b in texts]).tolist())
     assert sum(len(b.ids) for b in some(texts, 1000)[0]) == 11
+
+
+def test_texts_go_by_length_into_batches_of_little_padding():
+    sequences = [TokenSequence(torch.arange(n), sequence=n) for n in (3, 60, 61, 62, 4, 59, 58, 57, 56, 5)]
+    found = batched(sequences)
+    assert [tuple(b.ids.shape) for b in found] == [(6, 62), (4, 56)]
+    assert sorted(int(s) for b in found for s in b.sequences[:, 0]) == sorted(map(len, sequences))
+    assert [tuple(b.ids.shape) for b in batched(sequences[1:4] * 2 + sequences[5:6])] == [(7, 62)]
+    assert batched([]) == []
 
 
 def test_all_other_tokens_can_be_rivals():
