@@ -6,17 +6,20 @@ Every editor forgets the same preference (indirect objects) from the same prompt
 is 0 or less; what is left on unseen names and wordings, and what it did to other text, stands beside the cost. Each runs in
 a process of its own, in turn, so that one's memory is not another's. Time is of the processor. Memory is the highest
 resident size during the edit less the resident size before it, with the model loaded and one forward made (Linux). Baselines
-that train weights hold one copy of them, to take the edit back. `graddiff-kl` and `lora-kl` hold the texts to keep by their KL
-divergence, as the local editor holds them; `lora-kl-further` goes on to -3, as 0 leaves most of what was held out,
-`lora-kl-held` to -2, with the texts weighted four times as much, `lora-kl-firm` to -1, with sixteen times the weight and eight
-texts a step. A baseline's learning rate may be named (`ga:2e-5`): large ones stop after a step or two and break other text, so a
-ratio counts (`equal`) only where at most as much is left on what was held out (or less than a third of the preference) and the KL
-divergence on neutral text is at most twice that of the local editor.
+that train weights hold one copy of them, to take the edit back. Those with `-kl` hold the texts to keep by their KL divergence,
+as the local editor holds them. They were tuned on seed 0, some thirty settings of rate, weight, texts a step and goal (the local
+editor's options on seeds 0 to 4): `lora-kl-quick` is the quickest found that leaves less than a third of the preference,
+`lora-kl` the quickest that leaves a tenth, `lora-kl-firm` the quickest that leaves little more and changes other text at
+most twice as much as the local editor. A baseline's learning rate may be named (`ga:2e-5`).
+
+Ratios mean little unless quality is equal: large rates stop after a step or two and break other text. The last column says in
+what a baseline is about equal: it `forgets` if at most a tenth of the preference more than after the local editor is left on what
+was held out, and `keeps` if the KL divergence on neutral text is at most twice as large.
 
 What `routing` costs, in forwards of the P fitted prompts (T tokens each, of L blocks; t tokens of texts to keep and random
 ones, b of them in the budgets; the first edited block is the share f of the way up): the prompts 1; finding heads, with up
 to 8 prompts p, p/P for the corrupted ones and about (L/2 + heads looked into * (1 - f)) p/(P T) for all trials, which run
-the last token alone; search 1 - f for each whole trial, of which there are two or three; texts (t + (1 - f) b)/(P T).
+the last token alone; search 1 - f for each whole trial, of which there are one or two; texts (t + (1 - f) b)/(P T).
 """
 
 import argparse
@@ -32,11 +35,10 @@ BASELINES = {
     "ga": "{use: ga, lr: 1e-4, steps: 40}", "graddiff": "{use: graddiff, lr: 1e-4, steps: 40}",
     "npo": "{use: npo, lr: 1e-4, steps: 40}", "finetune": "{use: finetune, rank: null, lr: 1e-5, steps: 40}",
     "lora": "{use: finetune, lr: 5e-4, steps: 40}",
-    "graddiff-kl": "{use: graddiff, lr: 5e-5, steps: 100, retain: kl, retain_weight: 4}",
-    "lora-kl": "{use: finetune, lr: 3e-4, steps: 100, retain: kl, retain_weight: 4}",
-    "lora-kl-further": "{use: finetune, lr: 3e-4, steps: 100, retain: kl, retain_weight: 4, goal: -3}",
-    "lora-kl-held": "{use: finetune, lr: 3e-4, steps: 100, retain: kl, retain_weight: 16, goal: -2}",
-    "lora-kl-firm": "{use: finetune, lr: 2e-4, steps: 400, retain: kl, retain_weight: 64, goal: -1, keep_texts: 8}"}
+    "graddiff-kl": "{use: graddiff, lr: 5e-5, steps: 400, retain: kl, retain_weight: 64, keep_texts: 4, goal: -1}",
+    "lora-kl-quick": "{use: finetune, lr: 4e-4, steps: 400, retain: kl, retain_weight: 128, keep_texts: 2, goal: -1}",
+    "lora-kl": "{use: finetune, lr: 6e-4, steps: 400, retain: kl, retain_weight: 256, keep_texts: 4, goal: -1}",
+    "lora-kl-firm": "{use: finetune, lr: 4e-4, steps: 400, retain: kl, retain_weight: 512, keep_texts: 12, goal: -1.5}"}
 
 
 def baseline(name):
@@ -46,9 +48,10 @@ def baseline(name):
 
 
 def equal(one, local):
-    """Whether a baseline forgets at least about as much as the local editor and keeps other text about as well."""
-    left, most = abs(one["after"]["held"]), max(abs(local["after"]["held"]), abs(local["before"]["held"]) / 3)
-    return left <= most and one["kl"] <= 2 * local["kl"]
+    """What of (forgetting, keeping) is about equal, or better, than the local editor's."""
+    more = abs(one["after"]["held"]) - abs(local["after"]["held"])
+    found = {"forgets": more <= 0.1 * abs(local["before"]["held"]), "keeps": one["kl"] <= 2 * local["kl"]}
+    return ", ".join(name for name, so in found.items() if so) or "neither"
 
 
 def resident(what):
@@ -119,7 +122,7 @@ def main():
         moved = "  ".join(f"{one['before'][k]:5.2f} -> {one['after'][k]:5.2f}" for k in ("fitted", "held"))
         ratio = m["seconds"] / middle["local"]["seconds"], m["mb"] / max(middle["local"]["mb"], 1.0)
         print(f"{name:10} {m['seconds']:7.1f} {m['forwards']:8.1f} {m['mb']:7.0f} {ratio[0]:7.1f} {ratio[1]:6.1f}  {moved} "
-              f"{m['kl']:6.4f} {'yes' if equal(one, found['local'][0]) else 'no'}")
+              f"{m['kl']:6.4f} {'' if name == 'local' else equal(one, found['local'][0])}")
 
 
 if __name__ == "__main__":

@@ -125,6 +125,9 @@ class FactConfig(RidgeConfig):
     """Most of them, as a share, after whom another token may become the likeliest; null: any."""
     said_twice: int = Field(6, ge=0)
     """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy read, and texts lack."""
+    ridge: float = Field(1.0, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the component reads: what the texts say nothing about
+    changes little."""
 
 
 class NullSpaceConfig(LocalConfig):
@@ -166,14 +169,17 @@ class RoutingConfig(SearchConfig):
     """First strength tried: nats by which the log-odds of looking at the first token rise."""
     budget: float = Field(0.03, gt=0)
     """Most that the edit may change the model on the texts to keep: mean KL divergence in nats a token."""
+    keep_tokens: int = Field(32, ge=1)
+    """Tokens of each text to keep that are used."""
     said_twice: int = Field(6, ge=0)
     """So many rows of 16 random tokens, said twice, are among the texts to keep: what heads that copy are needed for besides."""
     induction: float | None = Field(0.2, gt=0)
     """Most that the loss on the second halves of these rows may rise, in nats a token; null: any."""
     keep_weight: float = Field(1.0, ge=0)
     """Weight of the mean square change on the texts to keep, against the mean over the prompts to change."""
-    ridge: float = Field(1e-3, gt=0)
-    """Weight of the change's own size, relative to the mean square of what the queries read."""
+    ridge: float = Field(3.0, gt=0)
+    """Weight of the change's own size, relative to the mean square of what the queries read: texts of a few hundred tokens say
+    little about most directions, and a small change is the safest guess there."""
 
 
 class ComponentSGDConfig(LocalConfig):
