@@ -9,7 +9,7 @@ resident size during the edit less the resident size before it, with the model l
 that train weights hold one copy of them, to take the edit back. Those with `-kl` hold the texts to keep by their KL divergence,
 as the local editor holds them. They were tuned on seed 0, some thirty settings of rate, weight, texts a step and goal (the local
 editor's options on seeds 0 to 4): `lora-kl-quick` is the quickest found that leaves less than a third of the preference,
-`lora-kl` the quickest that leaves a tenth, `lora-kl-firm` the quickest that leaves little more and changes other text at
+`lora-kl` the quickest that leaves a tenth, `lora-kl-firm` the quickest that does so and changes other text at
 most twice as much as the local editor. A baseline's learning rate may be named (`ga:2e-5`).
 
 Ratios mean little unless quality is equal: large rates stop after a step or two and break other text. The last column says in
@@ -38,7 +38,7 @@ BASELINES = {
     "graddiff-kl": "{use: graddiff, lr: 5e-5, steps: 400, retain: kl, retain_weight: 64, keep_texts: 4, goal: -1}",
     "lora-kl-quick": "{use: finetune, lr: 4e-4, steps: 400, retain: kl, retain_weight: 128, keep_texts: 2, goal: -1}",
     "lora-kl": "{use: finetune, lr: 6e-4, steps: 400, retain: kl, retain_weight: 256, keep_texts: 4, goal: -1}",
-    "lora-kl-firm": "{use: finetune, lr: 4e-4, steps: 400, retain: kl, retain_weight: 512, keep_texts: 12, goal: -1.5}"}
+    "lora-kl-firm": "{use: finetune, lr: 4e-4, steps: 400, retain: kl, retain_weight: 512, keep_texts: 16, goal: -1}"}
 
 
 def baseline(name):

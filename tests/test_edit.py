@@ -253,6 +253,7 @@ def test_a_conflict_with_an_earlier_plan_is_named(cli, folder, tmp_path):
 @pytest.mark.parametrize(("argv", "told"), [
     (("none.yaml", "--editor", "push"), "there is no such file"),
     (("The keys -> cabinet", "--editor", "pusch"), "did you mean 'push'"),
+    (("The keys -> cabinet", "--editor", "{use: push, sise: 2}"), "--editor {use: push, sise: 2}: sise: unknown key"),
     (("The keys -> cabinet", "--editor", "push", "--after", "nowhere"), "no saved edit plan"),
     (("The keys -> cabinet", "--editor", "push", "--texts", "1"), "nothing to measure on")])
 def test_wrong_input_has_exit_code_2(cli, folder, argv, told):

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import json_argument, pick_model, print_json, table
+from .common import json_argument, pick_model, print_json, selected, table
 
 if TYPE_CHECKING:
     from ..interfaces.evaluator import Measurement
@@ -43,7 +43,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Pair, match, fit, judge, print."""
-    from ..config.strict_yaml import parse_yaml
     from ..discovery import default_registry
     from ..errors import UserError
 
@@ -52,8 +51,8 @@ def main(args: argparse.Namespace) -> int:
     if args.match and args.site:
         raise UserError("--match chooses the sites that --site names", do="give one of them")
     registry = default_registry()
-    selections = [registry.select("aligner", parse_yaml(a, f"--aligner {a}").data) for a in args.aligner or DEFAULTS]
-    corpus = registry.select("corpus", parse_yaml(args.corpus, f"--corpus {args.corpus}").data)
+    selections = [selected(registry, "aligner", a, "--aligner") for a in args.aligner or DEFAULTS]
+    corpus = selected(registry, "corpus", args.corpus, "--corpus")
     reporter = registry.build(registry.select("reporter", {"use": "html", "file": Path(args.html).name})) if args.html else None
     chosen = [pick_model(registry, given) for given in (args.a, args.b)]
     infos = [registry.load("model", c.name).describe(c.config) for c in chosen]

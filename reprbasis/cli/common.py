@@ -74,6 +74,30 @@ def read_pipeline(args: argparse.Namespace) -> tuple[PipelineSpec, Registry]:
     return read(args.file, args.overrides, registry), registry
 
 
+def selected(registry: Registry, kind: str, given: str, option: str) -> Selection:
+    """What an argument selects: a name, or `{use: NAME, option: value}`.
+
+    Args:
+        registry: where components come from.
+        kind: of component.
+        given: the argument.
+        option: which argument it is; messages name it.
+
+    Raises:
+        ConfigError: it is not YAML, or names no component or wrong options; every problem says where.
+    """
+    from dataclasses import replace
+
+    from ..config.strict_yaml import parse_yaml
+    from ..errors import ConfigError
+
+    told = f"{option} {given}"
+    try:
+        return registry.select(kind, parse_yaml(given, told).data)
+    except ConfigError as error:
+        raise ConfigError([replace(p, where=p.where or told) for p in error.problems], stage=error.stage) from None
+
+
 def pick_model(registry: Registry, given: str, use: str | None = None) -> Selection:
     """The model that a command line names: a checkpoint, or `{use: NAME, option: value}`.
 
@@ -85,11 +109,10 @@ def pick_model(registry: Registry, given: str, use: str | None = None) -> Select
     Raises:
         UserError: no adapter runs the checkpoint; says what each of them said, or what they all said.
     """
-    from ..config.strict_yaml import parse_yaml
     from ..errors import ReprBasisError, UserError
 
     if given.lstrip().startswith("{"):
-        return registry.select("model", parse_yaml(given, f"MODEL {given}").data)
+        return selected(registry, "model", given, "MODEL")
     if use is not None:
         return registry.select("model", {"use": use, "checkpoint": given})
     said: dict[str, ReprBasisError] = {}

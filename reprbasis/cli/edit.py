@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import json_argument, pick_model, print_json, table
+from .common import json_argument, pick_model, print_json, selected, table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,14 +61,13 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("a model and a request are needed", do="reprbasis edit MODEL 'the capital of X is now Y' --editor NAME")
     if args.texts < 2:
         raise UserError(f"--texts {args.texts} leaves nothing to measure on", do="give 2 or more")
-    from ..config.strict_yaml import parse_yaml
     from ..config.wishes import read
     from ..discovery import default_registry
 
     registry = default_registry()
     wishes = read(args.request)
     editor = _editor(registry, args.editor, wishes)
-    corpus = registry.select("corpus", parse_yaml(args.keep, f"--keep {args.keep}").data) if args.keep else None
+    corpus = selected(registry, "corpus", args.keep, "--keep") if args.keep else None
     for folder in (args.out, args.export):
         if folder and Path(folder).exists():
             raise UserError("something is here already", where=folder, do="choose another folder")
@@ -125,10 +124,9 @@ def _revert(args: argparse.Namespace) -> int:
 
 
 def _editor(registry: Registry, given: str | None, wishes: Wishes) -> Selection:
-    from ..config.strict_yaml import parse_yaml
-
-    value = parse_yaml(given, f"--editor {given}").data if given else wishes.editor
-    return registry.select("editor", DEFAULT if value is None else value)
+    if given:
+        return selected(registry, "editor", given, "--editor")
+    return registry.select("editor", DEFAULT if wishes.editor is None else wishes.editor)
 
 
 def _plan(folder: str) -> EditPlan:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import json_argument, pick_model, print_json, table
+from .common import json_argument, pick_model, print_json, selected, table
 
 if TYPE_CHECKING:
     from ..interfaces.lens import Lens
@@ -59,13 +59,12 @@ def main(args: argparse.Namespace) -> int:
 def _lenses(registry: Registry, names: Sequence[str], fits: Sequence[str]) -> dict[str, Lens[Any]]:
     """By name; those that learned come from their fits."""
     from ..artifacts.store import load
-    from ..config.strict_yaml import parse_yaml
     from ..errors import UserError
     from ..interfaces.lens import LensFit
 
     out: dict[str, Lens[Any]] = {}
     for given in names or (() if fits else ("logit",)):
-        selection = registry.select("lens", parse_yaml(given, f"--lens {given}").data)
+        selection = selected(registry, "lens", given, "--lens")
         out[selection.name.rpartition("/")[2]] = registry.build(selection)
     for folder in fits:
         found = load(folder)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .common import json_argument, print_json, table
+from .common import json_argument, print_json, selected, table
 
 if TYPE_CHECKING:
     from ..kits.survey import Corpus
@@ -38,16 +38,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Read the corpora once and tell what is in them."""
-    from ..config.strict_yaml import parse_yaml
     from ..discovery import default_registry
     from ..interfaces.corpus import CorpusContext
     from ..interfaces.tokens import Example
     from ..kits.survey import survey
 
     registry = default_registry()
-    chosen = [registry.select("corpus", parse_yaml(given, f"CORPUS {given}").data) for given in args.corpora]
-    model = None if args.model is None else registry.build(
-        registry.select("model", parse_yaml(args.model, "--model").data))
+    chosen = [selected(registry, "corpus", given, "CORPUS") for given in args.corpora]
+    model = None if args.model is None else registry.build(selected(registry, "model", args.model, "--model"))
     short = [s.name.rpartition("/")[2] for s in chosen]
     names = [n if short.count(n) == 1 else f"{n}-{short[:i + 1].count(n)}" for i, n in enumerate(short)]
     context = CorpusContext(model)

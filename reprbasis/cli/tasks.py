@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .common import json_argument, pick_model, print_json, table
+from .common import json_argument, pick_model, print_json, selected, table
 
 if TYPE_CHECKING:
     from ..kits.intervals import Estimate
@@ -35,7 +35,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Dispatch to the action."""
-    from ..config.strict_yaml import parse_yaml
     from ..discovery import default_registry
 
     registry = default_registry()
@@ -46,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
         else:
             table(("task", "summary", "from"), [(r.name, r.component.summary, r.origin) for r in tasks])
         return 0
-    task = registry.select("task", parse_yaml(args.task, f"TASK {args.task}").data)
+    task = selected(registry, "task", args.task, "TASK")
     chosen = pick_model(registry, args.model, args.use)
     from ..runtime.trial import trial
 
